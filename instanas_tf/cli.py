@@ -1,0 +1,86 @@
+"""What the command lines share: one line for a user's mistake, and the exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import flags
+
+from instanas_tf.errors import InstanasError
+
+EXIT_CODES = (
+    "Exit codes: 0 done, 2 usage or bad input, 3 measurement too noisy, 4 device, "
+    "5 model, runtime or disk, 6 unparsable output, 130 interrupted."
+)
+
+
+def quiet_tensorflow() -> None:
+    """Keeps TensorFlow's start-up chatter off the terminal; call before its import."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+
+def run(
+    name: str,
+    main: Callable[[flags.FlagValues], None],
+    argv: Sequence[str],
+    usage: str,
+    values: flags.FlagValues,
+) -> int:
+    """Parses flags, runs a command and turns errors into one line and an exit code.
+
+    Args:
+        name: of the command, in front of the line.
+        main: the command; gets the parsed flags.
+        argv: with the program's name first.
+        usage: shown by `--help` above the flags.
+        values: the command's flags.
+
+    Returns:
+        The exit code.
+    """
+    if {"--help", "-help", "-h", "--helpfull"} & set(argv[1:]):
+        lines = [
+            f"  --{key}: {values[key].help} (default: {values[key].default!r})"
+            for key in sorted(values)
+            if not key.startswith("config.")
+        ]
+        text = "\n".join(["Flags:", *lines])
+        sys.stdout.write(f"{usage.strip()}\n\n{EXIT_CODES}\n\n{text}\n")
+        return 0
+    try:
+        rest = values(list(argv))
+        if len(rest) > 1:
+            return _fail(name, f"unexpected argument {rest[1]!r}; see --help", 2)
+        main(values)
+    except flags.Error as error:
+        return _fail(name, f"{error}; see --help", 2)
+    except InstanasError as error:
+        return _fail(name, str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail(name, "interrupted; run the same command again to go on", 130)
+    return 0
+
+
+def _fail(name: str, message: str, code: int) -> int:
+    """Writes one line to stderr and returns the code."""
+    line = " ".join(message.split())
+    sys.stderr.write(f"{name}: {line}\n")
+    return code
+
+
+def table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:
+    """An aligned text table: the first column to the left, the others to the right."""
+    lines = [list(map(str, row)) for row in ([header] if header else [])] + [
+        list(map(str, row)) for row in rows
+    ]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )

@@ -1,0 +1,130 @@
+"""Files that are either whole or not there: write to a temporary name, then rename."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from instanas_tf.errors import InputError, ModelError
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path, suffix: str = "") -> Iterator[pathlib.Path]:
+    """Yields a temporary name beside `path` and renames it to `path` on success.
+
+    Args:
+        path: the final name; its folder is made if need be.
+        suffix: ending of the temporary name, for writers that look at it.
+
+    Raises:
+        ModelError: the file cannot be written (disk full, no permission).
+    """
+    path = pathlib.Path(path)
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=suffix, dir=path.parent)
+        os.close(handle)
+        temporary = pathlib.Path(name)
+        yield temporary
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ModelError(
+            f"cannot write {path}: {error.strerror or error}; free some space or choose "
+            "another folder, then run the same command again"
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def folder_replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a new folder beside `path` and puts it in its place on success.
+
+    Raises:
+        ModelError: the folder cannot be written (disk full, no permission).
+    """
+    path = pathlib.Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as root:
+            new, old = pathlib.Path(root) / "new", pathlib.Path(root) / "old"
+            new.mkdir()
+            yield new
+            if path.exists():
+                os.replace(path, old)
+            os.replace(new, path)
+    except OSError as error:
+        raise ModelError(
+            f"cannot write {path}: {error.strerror or error}; free some space or choose "
+            "another folder, then run the same command again"
+        ) from error
+
+
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+    """Writes `content` to `path` in one piece."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes `text` to `path` in one piece, as UTF-8."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+    """Writes `value` as indented JSON; NaN and infinity are refused."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: pathlib.Path, remedy: str) -> Any:
+    """Reads a JSON file.
+
+    Args:
+        path: the file.
+        remedy: what the user should do if it is missing or damaged.
+
+    Raises:
+        InputError: the file is missing, unreadable or no JSON.
+    """
+    path = pathlib.Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist; {remedy}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error}); {remedy}") from error
+
+
+def read_json_lines(path: pathlib.Path, remedy: str) -> list[Any]:
+    """Reads a file with one JSON value a line; errors as in `read_json`."""
+    try:
+        lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines]
+    except FileNotFoundError as error:
+        raise InputError(f"{path} does not exist; {remedy}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error}); {remedy}") from error
+
+
+def sha256(path: pathlib.Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    total = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            total.update(block)
+    return total.hexdigest()
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON value, independent of the order of its keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()

@@ -1,0 +1,164 @@
+"""The supernet: one network that holds every candidate op with shared weights."""
+
+from __future__ import annotations
+
+import keras
+from keras import ops
+
+from instanas_tf.models import routing
+from instanas_tf.models.blocks import ConvNorm, image_normalization, make_op
+from instanas_tf.spaces.space import CellSpec, OpSpec, SearchSpace
+
+
+class Cell(keras.layers.Layer):
+    """One position of the backbone: its candidate ops and how their outputs are merged.
+
+    Args:
+        cell: channels, stride and size.
+        op_specs: the K candidates.
+        merge: `sum` or `shortcut`; see `SearchSpace`.
+        routed: run each op only on the images that chose it, else on all under a mask.
+        bn_momentum: momentum of the moving statistics.
+    """
+
+    def __init__(
+        self,
+        cell: CellSpec,
+        op_specs: tuple[OpSpec, ...],
+        merge: str,
+        routed: bool = True,
+        bn_momentum: float = 0.9,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.cell = cell
+        self.merge = merge
+        self.run = routing.run_routed if routed else routing.run_masked
+        self.candidates = [
+            make_op(
+                spec,
+                channels=cell.out_channels,
+                stride=cell.stride,
+                shortcut=has_own_shortcut(cell, spec, merge),
+                bn_momentum=bn_momentum,
+                name=spec.name,
+            )
+            for spec in op_specs
+        ]
+
+    def build(self, input_shape):
+        """Makes the weights of all ops for inputs of shape [B, H, W, C]."""
+        for op in self.candidates:
+            op.build(input_shape)
+        self.built = True
+
+    def call(self, inputs, bits, training=None):
+        """Runs the ops that are on.
+
+        Args:
+            inputs: [B, H, W, C].
+            bits: float 0/1 [B, K], after the rule for the empty cell.
+            training: whether normalisation uses and updates batch statistics.
+
+        Returns:
+            [B, H', W', C'].
+        """
+        total = 0.0
+        for k, op in enumerate(self.candidates):
+            total = total + self.run(op, inputs, bits[:, k], training)
+        if not self.cell.keeps_shape:
+            if self.merge == "sum":
+                return total
+            return total / ops.reshape(ops.sum(bits, axis=-1), (-1, 1, 1, 1))
+        if self.merge == "shortcut":
+            return inputs + total
+        empty = 1.0 - ops.max(bits, axis=-1)
+        return total + inputs * ops.reshape(empty, (-1, 1, 1, 1))
+
+
+def has_own_shortcut(cell: CellSpec, spec: OpSpec, merge: str) -> bool:
+    """Whether an op adds its input to its output by itself."""
+    return merge == "sum" and cell.keeps_shape and spec.kind == "inverted_residual"
+
+
+@keras.saving.register_keras_serializable(package="instanas_tf")
+class Supernet(keras.Model):
+    """(images, policy) -> logits, running for each image only the ops that are on.
+
+    Source: InstaNAS, arXiv 1811.10201, section 3; a policy is any subset of the ops of
+    each cell. It is an argument, never state of the network.
+
+    Args:
+        space: the search space, or its JSON form.
+        mean: mean of each colour channel of the training images, 0 to 255.
+        std: standard deviation of each colour channel.
+        routed: False runs every op on every image under a mask; same results, slower.
+        bn_momentum: momentum of the moving statistics.
+
+    Call arguments:
+        inputs: the pair (images [B, H, W, 3] of raw pixels 0 to 255, policy [B, L, K]).
+        training: whether normalisation uses and updates batch statistics.
+
+    Returns:
+        Logits [B, N].
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        mean=(127.5,) * 3,
+        std=(64.0,) * 3,
+        routed: bool = True,
+        bn_momentum: float = 0.9,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.space = space if isinstance(space, SearchSpace) else SearchSpace.from_json(space)
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.routed = routed
+        self.bn_momentum = bn_momentum
+        self.normalization = image_normalization(mean, [s * s for s in std])
+        self.stem = ConvNorm(
+            self.space.stem_channels, 3, self.space.stem_stride, "relu", bn_momentum, name="stem"
+        )
+        self.cells = [
+            Cell(cell, self.space.ops, self.space.merge, routed, bn_momentum, name=f"cell_{i:02d}")
+            for i, cell in enumerate(self.space.cells)
+        ]
+        self.head = ConvNorm(self.space.head_channels, 1, 1, "relu", bn_momentum, name="head")
+        self.pool = keras.layers.GlobalAveragePooling2D(name="pool")
+        self.classifier = keras.layers.Dense(self.space.num_classes, name="classifier")
+        self.build(None)
+
+    def build(self, input_shape=None):
+        """Makes all weights; the space knows the shapes."""
+        size = self.space.image_size
+        self.normalization.build((None, size, size, 3))
+        self.stem.build((None, size, size, 3))
+        for layer, cell in zip(self.cells, self.space.cells, strict=True):
+            layer.build((None, cell.size, cell.size, cell.in_channels))
+        last = self.space.cells[-1]
+        self.head.build((None, last.out_size, last.out_size, last.out_channels))
+        self.classifier.build((None, self.space.head_channels))
+        self.built = True
+
+    def call(self, inputs, training=None):
+        """See the class."""
+        images, policy = inputs
+        running = self.space.effective(policy)
+        features = self.stem(self.normalization(images), training=training)
+        for position, cell in enumerate(self.cells):
+            features = cell(features, running[:, position], training=training)
+        features = self.head(features, training=training)
+        return self.classifier(self.pool(features))
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {
+            **super().get_config(),
+            "space": self.space.to_json(),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "routed": self.routed,
+            "bn_momentum": self.bn_momentum,
+        }

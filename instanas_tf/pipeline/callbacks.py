@@ -1,0 +1,212 @@
+"""What happens around the training steps: schedules, seeds, checkpoints, logs."""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+from absl import logging
+
+from instanas_tf import files
+from instanas_tf.errors import InputError, ModelError
+
+_DRAWS_AN_EPOCH = 1_000_000
+
+
+class Scheduled(keras.callbacks.Callback):
+    """Sets variables by schedules of the stage's progress, before each step.
+
+    Args:
+        pairs: (assign, schedule): `assign(schedule(progress))` is called, progress 0 to 1.
+        epochs: of the whole stage.
+        steps: a epoch.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[Callable, Callable]], epochs: int, steps: int):
+        super().__init__()
+        self.pairs = pairs
+        self.total = max(1, epochs * steps)
+        self.steps = steps
+        self.epoch = 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Remembers the epoch."""
+        self.epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Sets all variables."""
+        progress = (self.epoch * self.steps + batch) / self.total
+        for assign, schedule in self.pairs:
+            assign(schedule(progress))
+
+
+class EpochSeed(keras.callbacks.Callback):
+    """Makes an epoch's random numbers a function of (seed, epoch) alone.
+
+    So a resumed run draws what an undisturbed one would have drawn.
+
+    Args:
+        generator: the model's seed generator.
+        seed: of the run.
+    """
+
+    def __init__(self, generator: keras.random.SeedGenerator, seed: int):
+        super().__init__()
+        self.generator = generator
+        self.seed = seed
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Sets the generator's state."""
+        self.generator.state.assign([self.seed, epoch * _DRAWS_AN_EPOCH])
+
+
+class Resume(keras.callbacks.Callback):
+    """Saves everything after each epoch, and restores it.
+
+    Args:
+        model: the model in training: its weights, optimizers and scalars are the state.
+        folder: where `tf.train.CheckpointManager` keeps the last two checkpoints.
+    """
+
+    def __init__(self, model: keras.Model, folder: pathlib.Path):
+        super().__init__()
+        self.epoch = tf.Variable(0, dtype=tf.int64)
+        self.checkpoint = tf.train.Checkpoint(model=model, epoch=self.epoch)
+        self.manager = tf.train.CheckpointManager(self.checkpoint, str(folder), max_to_keep=2)
+
+    def restore(self) -> int:
+        """Restores the newest checkpoint that can be read.
+
+        Returns:
+            The number of epochs done.
+
+        Raises:
+            InputError: there are checkpoints, and none can be read.
+        """
+        for path in reversed(self.manager.checkpoints):
+            try:
+                self.checkpoint.restore(path).assert_existing_objects_matched()
+                return int(self.epoch.numpy())
+            except (tf.errors.OpError, AssertionError, ValueError) as error:
+                logging.warning("%s cannot be read (%s)", path, str(error).splitlines()[0])
+        if self.manager.checkpoints:
+            raise InputError(
+                f"no checkpoint in {self.manager.directory} can be read; delete that folder "
+                "to start the stage again"
+            )
+        return 0
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Saves the state with the number of epochs done."""
+        self.epoch.assign(epoch + 1)
+        try:
+            self.manager.save(checkpoint_number=epoch + 1)
+        except tf.errors.OpError as error:
+            raise ModelError(
+                f"cannot write a checkpoint to {self.manager.directory} "
+                f"({str(error).splitlines()[0]}); free some space, then run the same "
+                "command again: it goes on from the last epoch saved"
+            ) from error
+
+
+class MetricsLog(keras.callbacks.Callback):
+    """Adds one JSON object an epoch to `metrics.jsonl`.
+
+    Args:
+        path: of the file.
+        stage: name of the stage; rows of epochs that are run again are replaced.
+        first_epoch: epochs of the stage done before.
+    """
+
+    def __init__(self, path: pathlib.Path, stage: str, first_epoch: int):
+        super().__init__()
+        self.path, self.stage = path, stage
+        self.rows = [
+            row
+            for row in read_metrics(path)
+            if row["stage"] != stage or row["epoch"] <= first_epoch
+        ]
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Writes the file with the new row, in one piece."""
+        values = {name: float(value) for name, value in (logs or {}).items()}
+        self.rows.append({"stage": self.stage, "epoch": epoch + 1, **values})
+        files.write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
+
+
+def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The rows of a `metrics.jsonl`; none if there is no file.
+
+    Raises:
+        InputError: a line is no JSON object with a stage and an epoch.
+    """
+    if not path.exists():
+        return []
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            row = json.loads(line)
+            rows.append({**row, "stage": str(row["stage"]), "epoch": int(row["epoch"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(
+                f"{path}, line {number} is damaged; delete the file to go on without its history"
+            ) from error
+    return rows
+
+
+class KeepController(keras.callbacks.Callback):
+    """Keeps the controller of every epoch, so that variants can be chosen afterwards.
+
+    Args:
+        controller: whose weights are saved.
+        path_of: epoch (from 1) -> file.
+    """
+
+    def __init__(self, controller: keras.Model, path_of: Callable[[int], pathlib.Path]):
+        super().__init__()
+        self.controller = controller
+        self.path_of = path_of
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Saves the weights in one piece."""
+        save_weights(self.controller, self.path_of(epoch + 1))
+
+
+class StopOnNan(keras.callbacks.Callback):
+    """Ends the run with a clear error when a loss is no longer a number."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Checks every value of the epoch."""
+        for name, value in (logs or {}).items():
+            if math.isnan(value):
+                raise ModelError(
+                    f"{name} is not a number after epoch {epoch + 1}; lower the learning rate "
+                    "(config.*.learning_rate) or set config.train.clip_norm, in a new --workdir"
+                )
+
+
+def save_weights(model: keras.Model, path: pathlib.Path) -> None:
+    """Writes a model's weights in Keras's HDF5 form, in one piece."""
+    with files.replacing(path, suffix=".weights.h5") as temporary:
+        model.save_weights(temporary)
+
+
+def load_weights(model: keras.Model, path: pathlib.Path) -> None:
+    """Reads weights that `save_weights` wrote.
+
+    Raises:
+        InputError: the file is missing or damaged, or of another model.
+    """
+    try:
+        model.load_weights(path)
+    except (OSError, ValueError, KeyError) as error:
+        reason = "does not exist" if not path.exists() else "is damaged or of another model"
+        raise InputError(
+            f"{path} {reason} ({str(error).splitlines()[0]}); run the stage that makes it "
+            "again in another --workdir"
+        ) from error

@@ -1,0 +1,125 @@
+"""Ranges of the settings, checked before a run starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from instanas_tf.errors import InputError
+from instanas_tf.pipeline import config as config_module
+from instanas_tf.spaces import controllers, mobilenet_v2
+from instanas_tf.spaces.space import MERGES
+
+CHOICES = {
+    "config.space.name": tuple(sorted(mobilenet_v2.LAYOUTS)),
+    "config.space.merge": MERGES,
+    "config.controller.kind": controllers.KINDS,
+    "config.pretrain.schedule": ("cosine", "step", "constant"),
+    "config.search.recipe": config_module.RECIPES,
+    "config.search.alternate": ("step", "epoch"),
+    "config.search.entropy": ("full", "half"),
+    "config.latency.device": ("host",),
+    "config.latency.runtime": ("auto", "tflite_runtime", "ai_edge_litert"),
+}
+AT_LEAST = {
+    "config.seed": 0,
+    "config.data.image_size": 8,
+    "config.train.batch_size": 2,
+    "config.train.clip_norm": 0,
+    "config.pretrain.epochs": 1,
+    "config.search.epochs": 1,
+    "config.finetune.epochs": 1,
+    "config.experts.count": 1,
+    "config.experts.recalibration_images": 1,
+    "config.latency.threads": 1,
+    "config.latency.rounds": 1,
+    "config.latency.warmup_runs": 0,
+    "config.latency.min_runs": 1,
+    "config.latency.calibration_experts": 6,
+    "config.latency.validation_experts": 0,
+    "config.search.controller_decay_epochs": 0,
+    "config.search.entropy_weight": 0,
+    "config.search.diversity_weight": 0,
+    "config.search.price_rate": 0,
+    "config.search.gamma": 0,
+    "config.evaluate.rounds": 1,
+    "config.evaluate.timed_images": 1,
+    "config.controller.logit_stddev": 0,
+}
+ABOVE_ZERO = (
+    "config.space.width",
+    "config.pretrain.learning_rate",
+    "config.search.controller_learning_rate",
+    "config.search.supernet_learning_rate",
+    "config.finetune.learning_rate",
+    "config.search.upper_start",
+    "config.search.upper_end",
+    "config.search.lower_guard",
+    "config.latency.min_secs",
+)
+SHARES = (
+    "config.search.shuffle_share",
+    "config.train.label_smoothing",
+    "config.train.bn_momentum",
+    "config.pretrain.keep_random_from",
+)
+KNOTS = ("config.pretrain.keep", "config.search.alpha", "config.search.target")
+POSITIVE_LISTS = ("config.variants.targets", "config.evaluate.baseline_widths")
+
+
+def check(config: ConfigDict) -> None:
+    """Refuses a config that cannot be run.
+
+    Raises:
+        InputError: naming the first setting that is wrong and what it may be.
+    """
+    config_module.check_keys(config)
+    values = config_module.flatten(config)
+    for name, allowed in CHOICES.items():
+        if values[name] not in allowed:
+            _refuse(name, f"one of {', '.join(allowed)}", values[name])
+    for name, least in AT_LEAST.items():
+        if not values[name] >= least:
+            _refuse(name, f"at least {least}", values[name])
+    for name in ABOVE_ZERO:
+        if not 0 < values[name] < float("inf"):
+            _refuse(name, "above 0", values[name])
+    for name in SHARES:
+        if not 0 <= values[name] <= 1:
+            _refuse(name, "from 0 to 1", values[name])
+    for name in KNOTS:
+        if not _are_knots(values[name]):
+            _refuse(name, "(progress, value) pairs with progress rising in [0, 1]", values[name])
+    for name in POSITIVE_LISTS:
+        if not values[name] or not all(_is_number(v) and v > 0 for v in values[name]):
+            _refuse(name, "a tuple of numbers above 0", values[name])
+    low_high = values["config.pretrain.keep_range"]
+    if len(low_high) != 2 or not 0 <= low_high[0] <= low_high[1] <= 1:
+        _refuse("config.pretrain.keep_range", "(lowest, highest) in [0, 1]", low_high)
+    if values["config.search.lower_guard"] >= 1:
+        _refuse("config.search.lower_guard", "below 1", values["config.search.lower_guard"])
+    size = mobilenet_v2.LAYOUTS[config.space.name].image_size
+    if config.data.image_size != size:
+        _refuse(
+            "config.data.image_size",
+            f"{size}, the size of the space {config.space.name}",
+            config.data.image_size,
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _are_knots(points: Any) -> bool:
+    if not points or not all(isinstance(p, (tuple, list)) and len(p) == 2 for p in points):
+        return False
+    if not all(_is_number(x) and _is_number(y) for x, y in points):
+        return False
+    progress = [x for x, _ in points]
+    return progress == sorted(progress) and progress[0] >= 0 and progress[-1] <= 1
+
+
+def _refuse(name: str, expected: str, received: Any) -> None:
+    raise InputError(f"{name} must be {expected}. Received: {received!r}")

@@ -1,0 +1,328 @@
+"""The documented default of every setting, the published preset, and their checks.
+
+A config file is a short Python file with a function `get_config()` that starts from
+`default_config()` or `published_config()` and changes what it needs. Nothing here imports
+TensorFlow, so that command lines answer at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from instanas_tf import files
+from instanas_tf.errors import InputError
+
+RECIPES = ("priced", "published")
+
+
+def default_config() -> ConfigDict:
+    """Settings that train the whole ring on scikit-learn's digits in about five minutes."""
+    config = ConfigDict({"seed": 0})
+    config.data = _data()
+    config.space = _space()
+    config.controller = _controller()
+    config.train = _train()
+    config.pretrain = _pretrain()
+    config.latency = _latency()
+    config.search = _search()
+    config.variants = _variants()
+    config.experts = _experts()
+    config.finetune = _finetune()
+    config.evaluate = _evaluate()
+    return config.lock()
+
+
+def _data() -> ConfigDict:
+    """The dataset and its splits."""
+    data = ConfigDict()
+    data.name = "digits"  # "digits", "folder", or a dataset of tensorflow-datasets.
+    data.data_dir = ""  # Where tensorflow-datasets or the folder of images lies.
+    data.download = True  # Let tensorflow-datasets download what is missing.
+    data.image_size = 16  # Images are resized to this many pixels, both ways.
+    data.validation_fraction = 0.15  # Of the training images, by class.
+    data.test_fraction = 0.2  # Only where the dataset has no test split of its own.
+    data.train_images = 0  # Use so many training images; 0 takes all.
+    data.validation_images = 0  # Likewise.
+    data.test_images = 0  # Likewise.
+    data.memory_limit_mib = 4096  # Larger decoded splits are streamed from disk.
+    data.unreadable_limit = 0.01  # Share of unreadable files that is tolerated.
+    data.augmentation = ConfigDict()
+    data.augmentation.pad = 1  # Zero-pad by so many pixels and crop back.
+    data.augmentation.flip = False  # Mirror left and right; wrong for digits.
+    data.augmentation.cutout = 0  # Side of the square that is blanked; 0 is off.
+    return data
+
+
+def _space() -> ConfigDict:
+    """What may be built."""
+    space = ConfigDict()
+    space.name = "mobilenet_v2_16"  # See instanas_tf/spaces/mobilenet_v2.py.
+    space.width = 1.0  # Multiplies all channels, rounded to multiples of 8.
+    space.merge = "shortcut"  # "sum" as published, or "shortcut": one a cell.
+    return space
+
+
+def _controller() -> ConfigDict:
+    """What looks at an image and decides."""
+    controller = ConfigDict()
+    controller.kind = "small"  # "small", or "published" for that of the paper.
+    controller.logit_stddev = 0.5  # Of the last layer's initial weights.
+    return controller
+
+
+def _train() -> ConfigDict:
+    """What the stages share."""
+    train = ConfigDict()
+    train.batch_size = 64
+    train.clip_norm = 5.0  # Global norm of the gradient; 0 does not clip.
+    train.bn_momentum = 0.9  # Of moving statistics in supernet and controller.
+    train.label_smoothing = 0.0
+    train.routed = True  # Run each op only on the images that chose it.
+    return train
+
+
+def _pretrain() -> ConfigDict:
+    """Stage 1: the supernet under path dropout."""
+    pretrain = ConfigDict()
+    pretrain.epochs = 20
+    pretrain.learning_rate = 0.05
+    pretrain.schedule = "cosine"  # "cosine", or "step": ÷10 at 50 % and 75 %.
+    pretrain.weight_decay = 1e-4
+    # Probability of keeping a (image, cell, op) bit as [progress, keep] knots, linear between.
+    pretrain.keep = ((0.0, 1.0), (0.25, 1.0), (0.65, 0.3), (1.0, 0.3))
+    # From this progress on it is drawn anew for each image from `keep_range`.
+    pretrain.keep_random_from = 0.65
+    pretrain.keep_range = (0.1, 0.5)
+    return pretrain
+
+
+def _latency() -> ConfigDict:
+    """Stage 2: what is measured, and how."""
+    latency = ConfigDict()
+    latency.device = "host"
+    latency.runtime = "auto"  # "auto", "tflite_runtime" or "ai_edge_litert".
+    latency.threads = 1
+    latency.rounds = 5
+    latency.warmup_runs = 5
+    latency.min_runs = 20
+    latency.min_secs = 0.02  # Of each model in each round.
+    latency.calibration_experts = 8  # At least 6; they fit the scale factor.
+    latency.validation_experts = 20  # They measure the error of the prediction.
+    return latency
+
+
+def _search() -> ConfigDict:
+    """Stage 3: controller and supernet together."""
+    search = ConfigDict()
+    search.recipe = "priced"  # "priced" or "published".
+    search.epochs = 24
+    search.alternate = "step"  # "step": both in each step; "epoch" as published.
+    search.controller_learning_rate = 1e-3
+    search.controller_decay_epochs = 0  # Divide by 10 so often; 0 keeps the rate.
+    search.supernet_learning_rate = 0.02
+    search.supernet_weight_decay = 1e-4
+    search.shuffle_share = 0.3  # Share of supernet batches with permuted policies.
+    # Exploration bound: p' = αp + (1-α)(1-p), as [progress, α] knots.
+    search.alpha = ((0.0, 0.92), (1.0, 0.99))
+    search.reward_correct = 30.0
+    search.reward_wrong = 0.0
+    search.gamma = 1.0  # Power of the latency reward; published recipe only.
+    search.entropy = "full"  # "full" Bernoulli entropy, or the published "half".
+    search.entropy_weight = 0.0  # β, on the mean over images of the summed entropy.
+    # Weight of H(mean p) - ratio · mean H(p), which keeps the images' policies apart.
+    search.diversity_weight = 1.0
+    search.diversity_ratio = 1.2
+    # Target mean latency as [progress, share of L_base] knots; priced recipe only.
+    search.target = ((0.0, 1.5), (0.6, 0.4), (1.0, 0.4))
+    search.price_rate = 0.2  # λ grows by this times (mean latency - target)/L_base.
+    # Published recipe only: ub falls from upper_start·L_max to upper_end·L_base.
+    search.upper_start = 0.7
+    search.upper_end = 0.5
+    search.lower_guard = 0.5  # κ in lb = min(L_min, κ·ub).
+    return search
+
+
+def _variants() -> ConfigDict:
+    """Which epochs of the search are kept."""
+    variants = ConfigDict()
+    # Mean greedy latencies, as shares of L_base, for which an epoch of the search is picked.
+    variants.targets = (0.6, 0.4)
+    return variants
+
+
+def _experts() -> ConfigDict:
+    """How many networks ship."""
+    experts = ConfigDict()
+    experts.count = 8  # Experts of a variant at most.
+    experts.recalibration_images = 2048  # For each expert's normalisation statistics.
+    return experts
+
+
+def _finetune() -> ConfigDict:
+    """Stage 4: the weights for the experts."""
+    finetune = ConfigDict()
+    finetune.epochs = 6
+    finetune.learning_rate = 0.01
+    finetune.weight_decay = 4e-5
+    return finetune
+
+
+def _evaluate() -> ConfigDict:
+    """Stage 5: what results are compared with."""
+    evaluate = ConfigDict()
+    evaluate.baseline_widths = (1.0, 0.5)  # All-`ir3_e6` networks trained alone.
+    evaluate.rounds = 3  # Passes over the timed test images.
+    evaluate.timed_images = 1000  # Test images on which latency is measured, at most.
+    return evaluate
+
+
+def published_config() -> ConfigDict:
+    """The published settings for CIFAR-10 (arXiv 1811.10201 and its official code)."""
+    config = default_config()
+    with config.unlocked():
+        config.data.name = "cifar10"
+        config.data.image_size = 32
+        config.data.validation_fraction = 0.1
+        config.data.augmentation.pad = 4
+        config.data.augmentation.flip = True
+        config.data.augmentation.cutout = 16
+        config.space.name = "mobilenet_v2_32"
+        config.space.merge = "sum"
+        config.controller.kind = "published"
+        config.controller.logit_stddev = 0.0  # 0: Keras's default initialiser.
+        config.train.clip_norm = 0.0
+        config.pretrain.epochs = 300
+        config.pretrain.learning_rate = 0.01
+        config.pretrain.schedule = "step"
+        config.pretrain.keep = ((0.0, 1.0), (0.5, 1.0), (1.0, 0.5))
+        config.pretrain.keep_random_from = 1.0
+        config.search.recipe = "published"
+        config.search.epochs = 500
+        config.search.alternate = "epoch"
+        config.search.controller_learning_rate = 5e-4
+        config.search.controller_decay_epochs = 100
+        config.search.supernet_learning_rate = 5e-4
+        config.search.shuffle_share = 1.0
+        config.search.alpha = ((0.0, 0.8), (1.0, 0.8))
+        config.search.entropy = "half"
+        config.search.entropy_weight = 0.8
+        config.search.diversity_weight = 0.0
+        config.variants.targets = (0.9, 0.6, 0.5, 0.35, 0.17)
+        config.finetune.epochs = 300
+        config.finetune.learning_rate = 1e-3
+    return config.lock()
+
+
+def load(path: str) -> ConfigDict:
+    """The config of a Python file, or the default one if the path is empty.
+
+    Raises:
+        InputError: the file is missing or broken, has no `get_config`, or returns a config
+            with unknown or missing keys or wrong types.
+    """
+    if not path:
+        return default_config()
+    if not pathlib.Path(path).is_file():
+        raise InputError(f"--config={path} does not exist; give the path of a config file")
+    try:
+        spec = importlib.util.spec_from_file_location("config_file", path)
+        if spec is None or spec.loader is None:
+            raise ImportError("its name must end in .py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except (
+        ArithmeticError,
+        AttributeError,
+        ImportError,
+        LookupError,
+        NameError,
+        OSError,
+        RuntimeError,
+        SyntaxError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise InputError(f"--config={path} cannot be used ({error}); mend the file") from error
+    if not isinstance(config, ConfigDict):
+        raise InputError(f"--config={path}: get_config() must return a ConfigDict; mend the file")
+    check_keys(config)
+    return config
+
+
+def from_json(path: pathlib.Path) -> ConfigDict:
+    """The config that a work directory was started with.
+
+    Raises:
+        InputError: the file is damaged, or of a version with other settings.
+    """
+    content = files.read_json(path, "choose another --workdir")
+    try:
+        config = ConfigDict(content, convert_dict=True)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} is damaged ({error}); choose another --workdir") from error
+    for section in config.values():
+        if isinstance(section, ConfigDict):
+            for name, value in section.items():
+                if isinstance(value, (list, tuple)):
+                    section[name] = _tuples(value)
+    check_keys(config)
+    return config.lock()
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+def flatten(config: ConfigDict, prefix: str = "config") -> dict[str, Any]:
+    """All settings by dotted name, such as `config.data.name`."""
+    found = {}
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            found |= flatten(value, f"{prefix}.{name}")
+        else:
+            found[f"{prefix}.{name}"] = value
+    return found
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuses dotted names that are no setting, and suggests the nearest one.
+
+    Raises:
+        InputError: naming the first unknown one.
+    """
+    known = flatten(default_config())
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else "see instanas_tf/pipeline/config.py"
+            raise InputError(f"{name} is not a setting; {hint}")
+
+
+def check_keys(config: ConfigDict) -> None:
+    """Refuses a config whose keys or types differ from the default's.
+
+    Raises:
+        InputError: naming the first setting that is wrong.
+    """
+    known, given = flatten(default_config()), flatten(config)
+    check_names(given)
+    for name, default in known.items():
+        if name not in given:
+            raise InputError(f"{name} is missing; start from default_config() in the config file")
+        value = given[name]
+        fits = isinstance(value, type(default)) and isinstance(value, bool) == isinstance(
+            default, bool
+        )
+        if isinstance(default, float) and type(value) is int:
+            fits = True
+        if not fits:
+            raise InputError(
+                f"{name} must be of type {type(default).__name__}. Received: {value!r}"
+            )

@@ -1,0 +1,152 @@
+"""Stage 2: drive the search, keep every epoch's controller, pick the variants."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+from ml_collections import ConfigDict
+
+from instanas_tf.errors import InputError
+from instanas_tf.latency import LatencyTable
+from instanas_tf.models.training import sgd
+from instanas_tf.pipeline import callbacks, data, fitting
+from instanas_tf.pipeline.workdir import WorkDir
+from instanas_tf.search import rewards, schedules
+from instanas_tf.search.instance_aware import InstaNAS, SearchSettings
+
+
+def search_settings(config: ConfigDict) -> SearchSettings:
+    """The search's knobs out of a config."""
+    names = {field.name for field in dataclasses.fields(SearchSettings)}
+    chosen = {name: config.search[name] for name in names if name in config.search}
+    return SearchSettings(label_smoothing=config.train.label_smoothing, **chosen)
+
+
+def make_search(config: ConfigDict, images: data.ImageData, table: LatencyTable) -> InstaNAS:
+    """A fresh search model with built optimizers."""
+    settings = config.search
+    supernet = fitting.make_supernet(config, images)
+    controller = fitting.make_controller(config, images)
+    adam = keras.optimizers.Adam(settings.controller_learning_rate)
+    adam.build(controller.trainable_variables)
+    weights = sgd(
+        settings.supernet_learning_rate,
+        settings.supernet_weight_decay,
+        config.train.clip_norm,
+        supernet.trainable_variables,
+    )
+    return InstaNAS(
+        supernet, controller, table, search_settings(config), adam, weights, config.seed
+    )
+
+
+def schedule(model: InstaNAS, config: ConfigDict, table: LatencyTable) -> list:
+    """Pairs for `Scheduled`: α, target, window, learning rate and turn."""
+    settings = config.search
+
+    def window(progress: float) -> tuple[float, float]:
+        return rewards.window(
+            table.l_max_ms,
+            table.l_base_ms,
+            table.l_min_ms,
+            progress,
+            start=settings.upper_start,
+            end=settings.upper_end,
+            guard=settings.lower_guard,
+        )
+
+    def turn(progress: float) -> float:
+        return float(int(progress * settings.epochs + 1e-6) % 2 == 0)
+
+    every = settings.controller_decay_epochs
+    drops = [e / settings.epochs for e in range(every, settings.epochs, every)] if every else []
+    rate = schedules.steps(settings.controller_learning_rate, drops)
+    pairs = [
+        fitting.learning_rate(model.controller_optimizer, rate),
+        (model.alpha.assign, schedules.knots(settings.alpha)),
+        (model.target.assign, schedules.knots(settings.target)),
+        (model.controller_turn.assign, turn),
+    ]
+    if settings.recipe == "published":
+        pairs.append((model.window_ms.assign, window))
+    return pairs
+
+
+def search(config: ConfigDict, images: data.ImageData, workdir: WorkDir) -> None:
+    """Runs stage 2 and leaves `checkpoints/search.weights.h5` and the controllers."""
+    space = fitting.make_space(config, images.num_classes)
+    table = LatencyTable.load(workdir.latency_table, space, config.controller.kind)
+    model = make_search(config, images, table)
+    callbacks.load_weights(model.supernet, workdir.weights("pretrain"))
+    fitting.fit(
+        model,
+        "search",
+        epochs=config.search.epochs,
+        images=images,
+        config=config,
+        workdir=workdir,
+        schedule=schedule(model, config, table),
+        extra=[callbacks.KeepController(model.controller, workdir.controller)],
+    )
+    callbacks.save_weights(model.supernet, workdir.weights("search"))
+    fitting.finish("search", workdir)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pick:
+    """An epoch of the search that became a variant.
+
+    Attributes:
+        name: A, B, C… from the largest target to the smallest.
+        target: mean greedy latency asked for, as a share of the reference network's.
+        epoch: from 1.
+        latency_ratio: mean greedy latency on the validation split, same unit.
+        accuracy: greedy accuracy on the validation split at that epoch.
+    """
+
+    name: str
+    target: float
+    epoch: int
+    latency_ratio: float
+    accuracy: float
+
+
+def pick_variants(rows: list[dict], targets: tuple[float, ...]) -> list[Pick]:
+    """Picks, for each target, the best epoch on the validation split.
+
+    Best is the highest accuracy among the epochs that meet the target (2 % over it count
+    as met), the later of equals; if none meets it, the cheapest epoch. Targets that pick
+    the same epoch make one variant.
+
+    Args:
+        rows: of `metrics.jsonl`.
+        targets: mean latencies, as shares of the reference network's.
+
+    Raises:
+        InputError: there is no epoch of a search, or no target.
+    """
+    epochs = [row for row in rows if row["stage"] == "search" and "val_latency_ratio" in row]
+    if not epochs or not targets:
+        raise InputError(
+            "metrics.jsonl holds no epoch of a search, or config.variants.targets is empty; "
+            "run --stage=search first"
+        )
+    picks: list[Pick] = []
+    for target in sorted(targets, reverse=True):
+        met = [row for row in epochs if row["val_latency_ratio"] <= 1.02 * target]
+        if met:
+            best = max(met, key=lambda row: (row["val_accuracy"], row["epoch"]))
+        else:
+            best = min(epochs, key=lambda row: (row["val_latency_ratio"], -row["epoch"]))
+        if best["epoch"] not in {pick.epoch for pick in picks}:
+            picks.append(
+                Pick(
+                    name=chr(ord("A") + len(picks)),
+                    target=target,
+                    epoch=best["epoch"],
+                    latency_ratio=best["val_latency_ratio"],
+                    accuracy=best["val_accuracy"],
+                )
+            )
+    return picks

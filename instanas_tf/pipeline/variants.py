@@ -1,0 +1,129 @@
+"""The variants of a finished run: policies, controller and experts with their weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+
+from instanas_tf import files
+from instanas_tf.errors import InputError
+from instanas_tf.models.controller import Controller
+from instanas_tf.models.expert import static_network
+from instanas_tf.pipeline import callbacks
+from instanas_tf.pipeline.workdir import WorkDir
+from instanas_tf.spaces.space import SearchSpace
+
+FORMAT = "instanas_tf/experts"
+VERSION = 1
+_REMEDY = "train first: python -m instanas_tf.train"
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One point of the trade-off, as `experts.json` describes it.
+
+    Attributes:
+        entry: its JSON object.
+        content: the whole file.
+        workdir: where its weights lie.
+    """
+
+    entry: dict[str, Any]
+    content: dict[str, Any]
+    workdir: WorkDir
+
+    @property
+    def name(self) -> str:
+        """Its letter: A, B, C and so on."""
+        return self.entry["name"]
+
+    @property
+    def space(self) -> SearchSpace:
+        """The search space."""
+        return SearchSpace.from_json(self.content["space"])
+
+    @property
+    def labels(self) -> list[str]:
+        """Names of the classes."""
+        return self.content["labels"]
+
+    @property
+    def expert_names(self) -> list[str]:
+        """`expert_00`…, from cheap to dear."""
+        return [expert["name"] for expert in self.entry["experts"]]
+
+    @property
+    def policies(self) -> np.ndarray:
+        """Float 0/1 [E, L, K]."""
+        space = self.space
+        return np.stack([space.policy_from_names(e["policy"]) for e in self.entry["experts"]])
+
+    def controller(self) -> Controller:
+        """The trained controller."""
+        content = self.content
+        controller = Controller(self.space, content["controller"], content["mean"], content["std"])
+        callbacks.load_weights(controller, self.workdir.weights(f"{self.name}_controller"))
+        return controller
+
+    def expert(self, index: int) -> keras.Model:
+        """An expert, normalisation recalibrated."""
+        content = self.content
+        network = static_network(self.space, self.policies[index], content["mean"], content["std"])
+        path = self.workdir.weights(f"{self.name}_{self.expert_names[index]}")
+        callbacks.load_weights(network, path)
+        return network
+
+    def __post_init__(self) -> None:
+        """Fails where the entry's policies do not fit its space."""
+        self.space.policy_from_names(self.entry["experts"][0]["policy"])
+
+
+def read(workdir: WorkDir) -> dict[str, Any]:
+    """The content of `experts.json`.
+
+    Raises:
+        InputError: there is none yet, or it is damaged.
+    """
+    if not workdir.experts.exists():
+        raise InputError(f"{workdir.root} holds no experts yet; {_REMEDY}")
+    content = files.read_json(workdir.experts, "delete it and train again")
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(f"{workdir.experts} is damaged; delete it and train again")
+    if content.get("version") != VERSION:
+        raise InputError(
+            f"{workdir.experts} has version {content.get('version')}, not {VERSION}; "
+            "train again in another --workdir"
+        )
+    return content
+
+
+def load(workdir: WorkDir) -> list[Variant]:
+    """All variants of a run.
+
+    Raises:
+        InputError: there is no `experts.json`, or it is damaged.
+    """
+    content = read(workdir)
+    try:
+        found = [Variant(entry, content, workdir) for entry in content["variants"]]
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{workdir.experts} is damaged ({error}); delete it and train again"
+        ) from error
+    return found
+
+
+def pick(workdir: WorkDir, name: str = "") -> Variant:
+    """One variant by name; the one selected on validation if the name is empty.
+
+    Raises:
+        InputError: there is no such variant.
+    """
+    found = {variant.name: variant for variant in load(workdir)}
+    wanted = name or read(workdir)["selected"]
+    if wanted not in found:
+        raise InputError(f"--variant={wanted} is not one of {sorted(found)} of {workdir.root}")
+    return found[wanted]

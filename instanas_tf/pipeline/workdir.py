@@ -1,0 +1,159 @@
+"""The work directory of a run: where each file lies, and which stages are done."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from instanas_tf import files
+from instanas_tf.errors import InputError
+
+STAGES = ("pretrain", "measure", "search", "finetune", "evaluate")
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkDir:
+    """Paths of one run; every file in it is whole or not there."""
+
+    root: pathlib.Path
+
+    @property
+    def config(self) -> pathlib.Path:
+        """The config that the run was started with."""
+        return self.root / "config.json"
+
+    @property
+    def latency_table(self) -> pathlib.Path:
+        """The measured latencies."""
+        return self.root / "latency_table.json"
+
+    @property
+    def metrics(self) -> pathlib.Path:
+        """One JSON object for each epoch of each stage."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def experts(self) -> pathlib.Path:
+        """Variants and their experts."""
+        return self.root / "experts.json"
+
+    @property
+    def results(self) -> pathlib.Path:
+        """Accuracies and measured latencies of everything on the test split."""
+        return self.root / "results.json"
+
+    @property
+    def picture(self) -> pathlib.Path:
+        """Accuracy against measured latency."""
+        return self.root / "results.png"
+
+    @property
+    def export(self) -> pathlib.Path:
+        """Where `export_tflite` writes unless told otherwise."""
+        return self.root / "export"
+
+    @property
+    def probes(self) -> pathlib.Path:
+        """Manifest and measurements of the probes."""
+        return self.root / "probes"
+
+    @property
+    def tensorboard(self) -> pathlib.Path:
+        """TensorBoard logs."""
+        return self.root / "tensorboard"
+
+    def resume(self, stage: str) -> pathlib.Path:
+        """Folder of the checkpoints from which an unfinished stage goes on."""
+        return self.root / "checkpoints" / stage
+
+    def weights(self, name: str) -> pathlib.Path:
+        """Weights that a finished stage left."""
+        return self.root / "checkpoints" / f"{name}.weights.h5"
+
+    def controller(self, epoch: int) -> pathlib.Path:
+        """The controller at the end of an epoch (from 1) of the search."""
+        return self.root / "checkpoints" / "controllers" / f"epoch_{epoch:04d}.weights.h5"
+
+    def variant(self, name: str) -> pathlib.Path:
+        """The entry of a finished variant, before all are in `experts.json`."""
+        return self.root / "checkpoints" / f"variant_{name}.json"
+
+    def is_done(self, stage: str) -> bool:
+        """Whether a stage has left its result."""
+        return {
+            "pretrain": self.weights("pretrain"),
+            "measure": self.latency_table,
+            "search": self.weights("search"),
+            "finetune": self.experts,
+            "evaluate": self.results,
+        }[stage].exists()
+
+
+def first_difference(ours: Any, theirs: Any, key: str = "config") -> str | None:
+    """The dotted name of the first key in which two configs differ, with both values."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        for name in sorted(set(ours) | set(theirs)):
+            missing = "(absent)"
+            found = first_difference(
+                ours.get(name, missing), theirs.get(name, missing), f"{key}.{name}"
+            )
+            if found:
+                return found
+        return None
+    return None if ours == theirs else f"{key}: {theirs!r} there, {ours!r} asked for"
+
+
+def open_workdir(root: pathlib.Path, config: ConfigDict) -> WorkDir:
+    """Makes or re-opens a work directory.
+
+    Args:
+        root: the folder.
+        config: what the run is asked to do.
+
+    Raises:
+        InputError: the folder holds a run with another config.
+        ModelError: the folder cannot be written.
+    """
+    workdir = WorkDir(pathlib.Path(root))
+    if workdir.root.exists() and not workdir.root.is_dir():
+        raise InputError(f"--workdir={root} is a file; choose a folder")
+    ours = json.loads(config.to_json())
+    if workdir.config.exists():
+        theirs = files.read_json(workdir.config, "choose another --workdir")
+        difference = first_difference(ours, theirs)
+        if difference:
+            raise InputError(
+                f"{root} holds a run with another config ({difference}); choose another "
+                "--workdir, or give the config that it was started with"
+            )
+    else:
+        files.write_json(workdir.config, ours)
+    return workdir
+
+
+def existing_workdir(root: str) -> WorkDir:
+    """An existing work directory; the most recent below `runs/` if `root` is empty.
+
+    Raises:
+        InputError: there is none, or it holds no run.
+    """
+    if not root:
+        found = sorted(
+            pathlib.Path("runs").glob("*/config.json"), key=lambda path: path.stat().st_mtime
+        )
+        if not found:
+            raise InputError(
+                "no run below runs/; train first (python -m instanas_tf.train) or give --workdir"
+            )
+        return WorkDir(found[-1].parent)
+    workdir = WorkDir(pathlib.Path(root))
+    if not workdir.config.exists():
+        raise InputError(
+            f"--workdir={root} holds no run (no config.json); train first: "
+            f"python -m instanas_tf.train --workdir={root}"
+        )
+    return workdir
