@@ -92,9 +92,7 @@ def controller_step(space, routed: bool, probabilities, seed: int):
     model = InstaNAS(supernet, controller, table_of(space), settings, adam, unused, seed)
     model.alpha.assign(1.0)
     objective = model.objectives()[0]
-    return tf.function(
-        lambda images, labels: model._update(objective, images, labels)  # The step's first half.
-    )
+    return tf.function(lambda images, labels: model.update(objective, images, labels))
 
 
 def static_steps(space):

@@ -19,8 +19,9 @@ from absl import flags
 
 from export import manifest
 from export.bench import bench
-from instanas_tf import cli, files
+from instanas_tf import cli, files, startup
 from instanas_tf.errors import InputError
+from instanas_tf.pipeline.workdir import existing_workdir
 
 PACKAGES = ("tensorflow", "keras", "numpy", "tflite-runtime", "ai-edge-litert")
 
@@ -64,10 +65,10 @@ def parse_experts(text: str, count: int) -> list[int]:
 
 
 def _export(values: flags.FlagValues) -> None:
-    from instanas_tf.pipeline import variants
-    from instanas_tf.pipeline.workdir import existing_workdir
-
     workdir = existing_workdir(values.workdir)
+    startup.import_tensorflow()
+    from instanas_tf.pipeline import variants
+
     variant = variants.pick(workdir, values.variant)
     indices = parse_experts(values.expert, len(variant.expert_names))
     out = pathlib.Path(values.out) if values.out else workdir.export
@@ -108,7 +109,6 @@ def write_export(variant: Any, indices: list[int], out: pathlib.Path) -> list[li
 
 def _fill(variant: Any, indices: list[int], folder: pathlib.Path) -> list[list[str]]:
     """Writes all files of an export into a folder."""
-    cli.quiet_tensorflow()
     import numpy as np
 
     from export import convert, deploy

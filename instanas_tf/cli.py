@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -14,12 +13,6 @@ EXIT_CODES = (
     "Exit codes: 0 done, 2 usage or bad input, 3 measurement too noisy, 4 device, "
     "5 model, runtime or disk, 6 unparsable output, 130 interrupted."
 )
-
-
-def quiet_tensorflow() -> None:
-    """Keeps TensorFlow's start-up chatter off the terminal; call before its import."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 
 def run(

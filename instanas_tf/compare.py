@@ -46,7 +46,7 @@ def baselines(config: ConfigDict, images: data.ImageData, workdir: WorkDir) -> l
         width = config.space.width * factor
         space = get(config.space.name, width, images.num_classes, config.space.merge)
         policy = space.single_op_policy(space.reference_op)
-        name = f"mobilenet_v2_{width:g}"
+        name = f"mobilenet_v2_{round(width, 3)}"
         found.append(Alone(name, train_alone(name, space, policy, config, images, workdir)))
     return found
 

@@ -17,7 +17,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict
 
 from export.bench import bench
-from instanas_tf import cli, files
+from instanas_tf import cli, files, startup
 from instanas_tf.errors import InputError
 from instanas_tf.latency import LatencyTable, prediction_error
 from instanas_tf.pipeline import config as config_module
@@ -153,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _measure(values: flags.FlagValues) -> None:
-    cli.quiet_tensorflow()
+    startup.import_tensorflow()
     from instanas_tf.pipeline import data, fitting
 
     workdir = existing_workdir(values.workdir)

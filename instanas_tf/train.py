@@ -17,7 +17,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from instanas_tf import cli
+from instanas_tf import cli, files, startup
 from instanas_tf.errors import InputError, InstanasError
 from instanas_tf.pipeline import checks
 from instanas_tf.pipeline import config as config_module
@@ -76,7 +76,6 @@ def train(config: ConfigDict, root: pathlib.Path, stage: str) -> None:
     Raises:
         InstanasError: whatever stops the run, with its exit code.
     """
-    cli.quiet_tensorflow()
     workdir = open_workdir(root, config)
     wanted = list(STAGES) if stage == "all" else [stage]
     for earlier in STAGES[: STAGES.index(wanted[0])]:
@@ -96,6 +95,7 @@ def train(config: ConfigDict, root: pathlib.Path, stage: str) -> None:
 
 def run_stages(names: Sequence[str], config: ConfigDict, workdir: WorkDir) -> None:
     """Loads the data and runs stages in order."""
+    startup.import_tensorflow()
     from instanas_tf import compare, measure
     from instanas_tf.pipeline import data, finetune, fitting, pretrain, search
 
@@ -144,8 +144,6 @@ def result_rows(results: dict[str, Any]) -> list[list[str]]:
 
 def print_results(workdir: WorkDir) -> None:
     """Prints the closing table and where everything is."""
-    from instanas_tf import files
-
     results = files.read_json(workdir.results, "delete it and run --stage=evaluate again")
     try:
         rows = result_rows(results)

@@ -16,6 +16,7 @@ FLOORS = {
     "instanas_tf.cli": 0,
     "instanas_tf.errors": 0,
     "instanas_tf.files": 0,
+    "instanas_tf.startup": 0,
     "instanas_tf.spaces": 1,
     "instanas_tf.latency": 2,
     "instanas_tf.models": 2,

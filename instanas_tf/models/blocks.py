@@ -31,18 +31,28 @@ class ChosenBatchNormalization(keras.layers.BatchNormalization):
 
     def call(self, inputs, training=None, chosen=None):
         """Normalises `inputs`; the shape stays [B, H, W, C]."""
-        if chosen is None or not training:
+        if chosen is None or not (training and self.trainable):
             return super().call(inputs, training=training)
-        statistics = (self.moving_mean, self.moving_variance)
-        before = [ops.convert_to_tensor(variable) for variable in statistics]
-        mask = None
-        if len(chosen.shape) == 1:
-            mask = ops.ones_like(inputs[..., 0]) * ops.reshape(chosen, (-1, 1, 1))
-        outputs = super().call(inputs, training=True, mask=mask)
-        any_chosen = ops.max(chosen)
-        for variable, old in zip(statistics, before, strict=True):
-            variable.assign(old + any_chosen * (variable - old))
-        return outputs
+        if len(chosen.shape) == 0:
+            mean, variance = ops.moments(inputs, axes=(0, 1, 2))
+        else:
+            mean, variance = _chosen_moments(inputs, chosen)
+        rate = (1.0 - self.momentum) * ops.max(chosen)
+        for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving * (1.0 - rate) + value * rate)
+        return ops.batch_normalization(
+            inputs, mean, variance, -1, offset=self.beta, scale=self.gamma, epsilon=self.epsilon
+        )
+
+
+def _chosen_moments(inputs, chosen):
+    """Mean and variance [C] of inputs [B, H, W, C] over the images where [B] is 1."""
+    weights = ops.reshape(chosen, (-1, 1, 1, 1))
+    height, width = inputs.shape[1:3]
+    count = ops.maximum(ops.sum(chosen), 1.0) * height * width
+    mean = ops.sum(inputs * weights, axis=(0, 1, 2)) / count
+    squares = ops.square(inputs - mean) * weights
+    return mean, ops.sum(squares, axis=(0, 1, 2)) / count
 
 
 @keras.saving.register_keras_serializable(package="instanas_tf")

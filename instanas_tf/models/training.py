@@ -62,23 +62,24 @@ class TrainedModel(keras.Model):
         images, labels = data
         for objective in self.objectives():
             if objective.active is None:
-                self._update(objective, images, labels)
+                self.update(objective, images, labels)
             else:
                 tf.cond(
                     objective.active,
-                    lambda objective=objective: self._update(objective, images, labels),
-                    tf.no_op,
+                    lambda objective=objective: self.update(objective, images, labels),
+                    lambda: tf.constant(0.0),
                 )
         return {name: tracker.result() for name, tracker in self.trackers.items()}
 
-    def _update(self, objective: Objective, images, labels):
+    def update(self, objective: Objective, images, labels):
+        """One step of one objective on a batch; returns its loss."""
         with tf.GradientTape() as tape:
             loss, values = objective.loss(images, labels)
         gradients = tape.gradient(loss, objective.variables)
         objective.optimizer.apply(gradients, objective.variables)
         for name, value in values.items():
             self.trackers[name].update_state(value)
-        return tf.no_op()
+        return loss
 
     def test_step(self, data):
         """Accuracy of `predict_logits` on a batch (images, labels)."""

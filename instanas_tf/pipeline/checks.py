@@ -17,8 +17,10 @@ CHOICES = {
     "config.controller.kind": controllers.KINDS,
     "config.pretrain.schedule": ("cosine", "step", "constant"),
     "config.search.recipe": config_module.RECIPES,
-    "config.search.alternate": ("step", "epoch"),
-    "config.search.entropy": ("full", "half"),
+    "config.search.priced.alternate": ("step", "epoch"),
+    "config.search.priced.entropy": ("full", "half"),
+    "config.search.published.alternate": ("step", "epoch"),
+    "config.search.published.entropy": ("full", "half"),
     "config.latency.device": ("host",),
     "config.latency.runtime": ("auto", "tflite_runtime", "ai_edge_litert"),
 }
@@ -39,10 +41,12 @@ AT_LEAST = {
     "config.latency.calibration_experts": 6,
     "config.latency.validation_experts": 0,
     "config.search.controller_decay_epochs": 0,
-    "config.search.entropy_weight": 0,
-    "config.search.diversity_weight": 0,
-    "config.search.price_rate": 0,
-    "config.search.gamma": 0,
+    "config.search.priced.entropy_weight": 0,
+    "config.search.priced.diversity_weight": 0,
+    "config.search.priced.diversity_ratio": 0,
+    "config.search.priced.price_rate": 0,
+    "config.search.published.entropy_weight": 0,
+    "config.search.published.gamma": 0,
     "config.evaluate.rounds": 1,
     "config.evaluate.timed_images": 1,
     "config.controller.logit_stddev": 0,
@@ -53,18 +57,24 @@ ABOVE_ZERO = (
     "config.search.controller_learning_rate",
     "config.search.supernet_learning_rate",
     "config.finetune.learning_rate",
-    "config.search.upper_start",
-    "config.search.upper_end",
-    "config.search.lower_guard",
+    "config.search.published.upper_start",
+    "config.search.published.upper_end",
+    "config.search.published.lower_guard",
     "config.latency.min_secs",
 )
 SHARES = (
-    "config.search.shuffle_share",
+    "config.search.priced.shuffle_share",
+    "config.search.published.shuffle_share",
     "config.train.label_smoothing",
     "config.train.bn_momentum",
     "config.pretrain.keep_random_from",
 )
-KNOTS = ("config.pretrain.keep", "config.search.alpha", "config.search.target")
+KNOTS = (
+    "config.pretrain.keep",
+    "config.search.priced.alpha",
+    "config.search.priced.target",
+    "config.search.published.alpha",
+)
 POSITIVE_LISTS = ("config.variants.targets", "config.evaluate.baseline_widths")
 
 
@@ -97,8 +107,12 @@ def check(config: ConfigDict) -> None:
     low_high = values["config.pretrain.keep_range"]
     if len(low_high) != 2 or not 0 <= low_high[0] <= low_high[1] <= 1:
         _refuse("config.pretrain.keep_range", "(lowest, highest) in [0, 1]", low_high)
-    if values["config.search.lower_guard"] >= 1:
-        _refuse("config.search.lower_guard", "below 1", values["config.search.lower_guard"])
+    if values["config.search.published.lower_guard"] >= 1:
+        _refuse(
+            "config.search.published.lower_guard",
+            "below 1",
+            values["config.search.published.lower_guard"],
+        )
     size = mobilenet_v2.LAYOUTS[config.space.name].image_size
     if config.data.image_size != size:
         _refuse(

@@ -90,7 +90,7 @@ def _train() -> ConfigDict:
 def _pretrain() -> ConfigDict:
     """Stage 1: the supernet under path dropout."""
     pretrain = ConfigDict()
-    pretrain.epochs = 20
+    pretrain.epochs = 15
     pretrain.learning_rate = 0.05
     pretrain.schedule = "cosine"  # "cosine", or "step": ÷10 at 50 % and 75 %.
     pretrain.weight_decay = 1e-4
@@ -118,34 +118,55 @@ def _latency() -> ConfigDict:
 
 
 def _search() -> ConfigDict:
-    """Stage 3: controller and supernet together."""
+    """Stage 3: controller and supernet together. One key chooses between two recipes."""
     search = ConfigDict()
-    search.recipe = "priced"  # "priced" or "published".
-    search.epochs = 24
-    search.alternate = "step"  # "step": both in each step; "epoch" as published.
+    search.recipe = "priced"  # "priced" or "published"; each has a section of its own.
+    search.epochs = 20
     search.controller_learning_rate = 1e-3
     search.controller_decay_epochs = 0  # Divide by 10 so often; 0 keeps the rate.
     search.supernet_learning_rate = 0.02
     search.supernet_weight_decay = 1e-4
-    search.shuffle_share = 0.3  # Share of supernet batches with permuted policies.
-    # Exploration bound: p' = αp + (1-α)(1-p), as [progress, α] knots.
-    search.alpha = ((0.0, 0.92), (1.0, 0.99))
-    search.reward_correct = 30.0
-    search.reward_wrong = 0.0
-    search.gamma = 1.0  # Power of the latency reward; published recipe only.
-    search.entropy = "full"  # "full" Bernoulli entropy, or the published "half".
-    search.entropy_weight = 0.0  # β, on the mean over images of the summed entropy.
-    # Weight of H(mean p) - ratio · mean H(p), which keeps the images' policies apart.
-    search.diversity_weight = 1.0
-    search.diversity_ratio = 1.2
-    # Target mean latency as [progress, share of L_base] knots; priced recipe only.
-    search.target = ((0.0, 1.5), (0.6, 0.4), (1.0, 0.4))
-    search.price_rate = 0.2  # λ grows by this times (mean latency - target)/L_base.
-    # Published recipe only: ub falls from upper_start·L_max to upper_end·L_base.
-    search.upper_start = 0.7
-    search.upper_end = 0.5
-    search.lower_guard = 0.5  # κ in lb = min(L_min, κ·ub).
+    search.priced = _priced()
+    search.published = _published()
     return search
+
+
+def _priced() -> ConfigDict:
+    """Accuracy is rewarded, and latency has a price that is steered to a target."""
+    priced = ConfigDict()
+    priced.alternate = "step"  # "step": both networks in each step; "epoch": by turns.
+    priced.shuffle_share = 0.3  # Share of supernet batches with permuted policies.
+    # Exploration bound: p' = αp + (1-α)(1-p), as (progress, α) knots.
+    priced.alpha = ((0.0, 0.92), (1.0, 0.99))
+    priced.reward_correct = 30.0
+    priced.reward_wrong = 0.0
+    priced.entropy = "full"  # "full" Bernoulli entropy, or the published "half".
+    priced.entropy_weight = 0.0  # β, on the mean over images of the summed entropy.
+    # Weight of H(mean p) - ratio · mean H(p), which keeps the images' policies apart.
+    priced.diversity_weight = 1.0
+    priced.diversity_ratio = 1.2
+    # Target mean latency as (progress, share of the reference network's) knots.
+    priced.target = ((0.0, 1.5), (0.6, 0.4), (1.0, 0.4))
+    priced.price_rate = 0.2  # λ grows by this times (mean latency - target), as shares.
+    return priced
+
+
+def _published() -> ConfigDict:
+    """A reward within a window of latencies, as in arXiv 1811.10201."""
+    published = ConfigDict()
+    published.alternate = "epoch"
+    published.shuffle_share = 1.0
+    published.alpha = ((0.0, 0.8), (1.0, 0.8))
+    published.reward_correct = 30.0  # w_pos.
+    published.reward_wrong = 0.0  # w_neg.
+    published.gamma = 1.0  # Power of the latency reward.
+    published.entropy = "half"
+    published.entropy_weight = 0.8
+    # The window's upper end falls from upper_start·L_max to upper_end·L_base.
+    published.upper_start = 0.7
+    published.upper_end = 0.5
+    published.lower_guard = 0.5  # κ in lb = min(L_min, κ·ub).
+    return published
 
 
 def _variants() -> ConfigDict:
@@ -167,7 +188,7 @@ def _experts() -> ConfigDict:
 def _finetune() -> ConfigDict:
     """Stage 4: the weights for the experts."""
     finetune = ConfigDict()
-    finetune.epochs = 6
+    finetune.epochs = 8
     finetune.learning_rate = 0.01
     finetune.weight_decay = 4e-5
     return finetune
@@ -204,15 +225,9 @@ def published_config() -> ConfigDict:
         config.pretrain.keep_random_from = 1.0
         config.search.recipe = "published"
         config.search.epochs = 500
-        config.search.alternate = "epoch"
         config.search.controller_learning_rate = 5e-4
         config.search.controller_decay_epochs = 100
         config.search.supernet_learning_rate = 5e-4
-        config.search.shuffle_share = 1.0
-        config.search.alpha = ((0.0, 0.8), (1.0, 0.8))
-        config.search.entropy = "half"
-        config.search.entropy_weight = 0.8
-        config.search.diversity_weight = 0.0
         config.variants.targets = (0.9, 0.6, 0.5, 0.35, 0.17)
         config.finetune.epochs = 300
         config.finetune.learning_rate = 1e-3
@@ -264,20 +279,18 @@ def from_json(path: pathlib.Path) -> ConfigDict:
     """
     content = files.read_json(path, "choose another --workdir")
     try:
-        config = ConfigDict(content, convert_dict=True)
+        config = ConfigDict(_tuples(content), convert_dict=True)
     except (TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{path} is damaged ({error}); choose another --workdir") from error
-    for section in config.values():
-        if isinstance(section, ConfigDict):
-            for name, value in section.items():
-                if isinstance(value, (list, tuple)):
-                    section[name] = _tuples(value)
     check_keys(config)
     return config.lock()
 
 
 def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
+    """A JSON value with its arrays as tuples, all the way down."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def flatten(config: ConfigDict, prefix: str = "config") -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import zlib
 from collections.abc import Callable, Sequence
 
 import keras
@@ -90,7 +91,7 @@ def fit(
     first = resume.restore()
     if first >= epochs:
         return
-    seed = config.seed * 1000 + sum(stage.encode())
+    seed = zlib.crc32(f"{config.seed} {stage}".encode()) % 2**31
     around = [callbacks.Scheduled(schedule, epochs, steps), *extra]
     if hasattr(model, "seed_generator"):
         around.append(callbacks.EpochSeed(model.seed_generator, seed))

@@ -142,7 +142,7 @@ def weight_epochs(config: ConfigDict) -> int:
     In a search that alternates by epochs every second one updates the supernet.
     """
     searching = config.search.epochs
-    if config.search.alternate == "epoch":
+    if config.search[config.search.recipe].alternate == "epoch":
         searching //= 2
     return config.pretrain.epochs + searching + config.finetune.epochs
 

@@ -18,9 +18,11 @@ from instanas_tf.search.instance_aware import InstaNAS, SearchSettings
 
 def search_settings(config: ConfigDict) -> SearchSettings:
     """The search's knobs out of a config."""
+    recipe = config.search[config.search.recipe]
     names = {field.name for field in dataclasses.fields(SearchSettings)}
-    chosen = {name: config.search[name] for name in names if name in config.search}
-    return SearchSettings(label_smoothing=config.train.label_smoothing, **chosen)
+    chosen = {name: recipe[name] for name in names if name in recipe}
+    smoothing = config.train.label_smoothing
+    return SearchSettings(recipe=config.search.recipe, label_smoothing=smoothing, **chosen)
 
 
 def make_search(config: ConfigDict, images: data.ImageData, table: LatencyTable) -> InstaNAS:
@@ -44,6 +46,7 @@ def make_search(config: ConfigDict, images: data.ImageData, table: LatencyTable)
 def schedule(model: InstaNAS, config: ConfigDict, table: LatencyTable) -> list:
     """Pairs for `Scheduled`: α, target, window, learning rate and turn."""
     settings = config.search
+    recipe = settings[settings.recipe]
 
     def window(progress: float) -> tuple[float, float]:
         return rewards.window(
@@ -51,9 +54,9 @@ def schedule(model: InstaNAS, config: ConfigDict, table: LatencyTable) -> list:
             table.l_base_ms,
             table.l_min_ms,
             progress,
-            start=settings.upper_start,
-            end=settings.upper_end,
-            guard=settings.lower_guard,
+            start=recipe.upper_start,
+            end=recipe.upper_end,
+            guard=recipe.lower_guard,
         )
 
     def turn(progress: float) -> float:
@@ -64,12 +67,13 @@ def schedule(model: InstaNAS, config: ConfigDict, table: LatencyTable) -> list:
     rate = schedules.steps(settings.controller_learning_rate, drops)
     pairs = [
         fitting.learning_rate(model.controller_optimizer, rate),
-        (model.alpha.assign, schedules.knots(settings.alpha)),
-        (model.target.assign, schedules.knots(settings.target)),
+        (model.alpha.assign, schedules.knots(recipe.alpha)),
         (model.controller_turn.assign, turn),
     ]
     if settings.recipe == "published":
         pairs.append((model.window_ms.assign, window))
+    else:
+        pairs.append((model.target.assign, schedules.knots(recipe.target)))
     return pairs
 
 

@@ -36,7 +36,7 @@ METRICS = (
 
 @dataclasses.dataclass(frozen=True)
 class SearchSettings:
-    """The knobs of the search; names and defaults as in `pipeline/config.py`."""
+    """The knobs of the search; names as in `pipeline/config.py`."""
 
     recipe: str = "priced"
     alternate: str = "step"
@@ -46,7 +46,7 @@ class SearchSettings:
     gamma: float = 1.0
     entropy: str = "full"
     entropy_weight: float = 0.0
-    diversity_weight: float = 1.0
+    diversity_weight: float = 0.0
     diversity_ratio: float = 1.2
     price_rate: float = 0.02
     label_smoothing: float = 0.0

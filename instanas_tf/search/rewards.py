@@ -36,7 +36,7 @@ def window(l_max_ms, l_base_ms, l_min_ms, progress, *, start=0.7, end=0.5, guard
     if not 0.0 <= lower_ms < upper_ms:
         raise InputError(
             f"the latency window ({lower_ms:.4g}, {upper_ms:.4g}) ms is empty; set "
-            "config.search.lower_guard below 1 and upper_start and upper_end above 0"
+            "config.search.published.lower_guard below 1 and upper_start and upper_end above 0"
         )
     return lower_ms, upper_ms
 

@@ -1,0 +1,5 @@
+"""The small run of the ring, shared."""
+
+from tests.fixtures_ring import exported, exported_copy, trained, trained_copy
+
+__all__ = ["exported", "exported_copy", "trained", "trained_copy"]

@@ -1,0 +1,150 @@
+"""The supernet: routed equals masked, each image by itself, the published size."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from instanas_tf import spaces
+from instanas_tf.models.supernet import Supernet
+from instanas_tf.models.training import cross_entropy
+from instanas_tf.spaces.size import supernet_params
+
+LABELS = np.array([0, 1, 2, 0, 1, 2])
+
+
+def count(weights):
+    return sum(int(np.prod(weight.shape)) for weight in weights)
+
+
+def test_the_tiny_supernet_has_the_size_that_arithmetic_says(supernet):
+    assert count(supernet.trainable_weights) == supernet_params(supernet.space)
+
+
+@pytest.mark.slow
+def test_the_published_supernet_has_the_published_size():
+    supernet = Supernet(spaces.get("mobilenet_v2_32"))
+    assert count(supernet.trainable_weights) == 9_572_970
+
+
+def place(weight):
+    """A weight's path without the model's own name."""
+    return weight.path.partition("/")[2]
+
+
+def run_step(supernet, images, policies, training):
+    """Logits, gradients of all weights by name, and all moving statistics after it."""
+
+    with tf.GradientTape() as tape:
+        logits = supernet((images, policies), training=training)
+        loss = cross_entropy(LABELS, logits)
+    gradients = tape.gradient(loss, supernet.trainable_weights)
+    paths = [place(weight) for weight in supernet.trainable_weights]
+    gradients = {path: g.numpy() for path, g in zip(paths, gradients, strict=True)}
+    statistics = {place(weight): weight.numpy() for weight in supernet.non_trainable_weights}
+    return logits.numpy(), gradients, statistics
+
+
+@pytest.fixture(scope="module")
+def steps(make_supernet, images, policies):
+    """Results of `run_step`, and the statistics before it, for each (routed, training)."""
+    found = {}
+    for routed in (True, False):
+        for training in (False, True):
+            supernet = make_supernet(routed)
+            before = {place(w): w.numpy() for w in supernet.non_trainable_weights}
+            found[routed, training] = (*run_step(supernet, images, policies, training), before)
+    return found
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_routed_equals_masked(steps, training):
+    routed, masked = steps[True, training], steps[False, training]
+    np.testing.assert_allclose(routed[0], masked[0], rtol=1e-3, atol=1e-4)
+    # 9 + 9 + 6 in each of 3 cells, 3 in stem and head, 2 in the classifier.
+    assert len(routed[1]) == 80
+    for path, gradient in masked[1].items():
+        # Sums of 32-bit products in another order: a thousandth of the largest entry.
+        tolerance = 1e-3 * max(np.abs(gradient).max(), 1e-2)
+        np.testing.assert_allclose(routed[1][path], gradient, atol=tolerance, err_msg=path)
+    for path, statistic in masked[2].items():
+        np.testing.assert_allclose(routed[2][path], statistic, atol=1e-4, err_msg=path)
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("routed", [True, False])
+def test_an_op_that_nobody_chose_is_left_alone(steps, routed, training):
+    _, gradients, after, before = steps[routed, training]
+    unused = [path for path in gradients if "cell_02/basic" in path]
+    assert len(unused) == 6  # Two convolutions, each with kernel, gamma and beta.
+    assert not any(gradients[path].any() for path in unused)
+    moved = {path for path in before if not np.array_equal(before[path], after[path])}
+    used = {path for path in before if "cell_02/basic" not in path}
+    assert len(before) - len(used) == 4
+    # In training everything else moves, in inference nothing does.
+    assert moved == (used if training else set())
+
+
+@pytest.mark.parametrize("routed", [True, False])
+def test_weights_of_an_op_that_nobody_chose_do_not_matter(
+    make_supernet, scramble, images, policies, routed
+):
+    supernet = make_supernet(routed)
+    before = supernet((images, policies)).numpy()
+    scramble(supernet.cells[2].candidates[2], seed=9)
+    np.testing.assert_array_equal(supernet((images, policies)), before)
+    scramble(supernet.cells[2].candidates[1], seed=9)
+    assert not np.allclose(supernet((images, policies)), before)
+
+
+def test_each_image_is_answered_by_itself(supernet, images, policies):
+    together = supernet((images, policies)).numpy()
+    for i in range(len(images)):
+        alone = supernet((images[i : i + 1], policies[i : i + 1]))
+        np.testing.assert_allclose(alone, together[i : i + 1], rtol=1e-4, atol=1e-5)
+
+
+def test_the_policy_matters_and_the_empty_cell_falls_back(supernet, images, policies):
+    logits = supernet((images, policies)).numpy()
+    flipped = policies.copy()
+    flipped[3, 0, 0] = 1.0 - flipped[3, 0, 0]
+    changed = np.abs(supernet((images, flipped)).numpy() - logits).max(axis=1) > 1e-4
+    assert changed.tolist() == [False, False, False, True, False, False]
+    explicit = supernet.space.effective(policies)
+    assert not np.array_equal(explicit, policies)
+    np.testing.assert_array_equal(supernet((images, explicit)), logits)
+
+
+def test_merging_averages_or_sums():
+    # Stem and head aside: with all kernels 0 each op gives its beta, so a cell's output is
+    # plain arithmetic. Betas of the three ops are 1, 2 and 4 in both cells.
+    inputs = np.full((4, 2, 2, 8), 10.0, np.float32)
+    bits = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 1], [0, 0, 0]], np.float32)
+    expected = {
+        # Each inverted residual brings the input once, `basic` never, the empty cell is it.
+        ("sum", 0): [11, 23, 16, 10],
+        ("shortcut", 0): [11, 13, 16, 10],
+        ("sum", 1): [1, 3, 6],
+        ("shortcut", 1): [1, 1.5, 3],
+    }
+    for merge in ("sum", "shortcut"):
+        supernet = Supernet(spaces.get("tiny", merge=merge))
+        for position in (0, 1):
+            cell = supernet.cells[position]
+            for op, beta in zip(cell.candidates, (1.0, 2.0, 4.0), strict=True):
+                op.chain[-1].conv.kernel.assign(op.chain[-1].conv.kernel * 0.0)
+                op.chain[-1].norm.beta.assign(op.chain[-1].norm.beta * 0.0 + beta)
+            wanted = expected[merge, position]
+            outputs = cell(inputs[: len(wanted)], bits[: len(wanted)])
+            assert outputs.shape[1:] == ((2, 2, 8) if position == 0 else (1, 1, 16))
+            np.testing.assert_allclose(outputs[:, 0, 0, 0], wanted, rtol=1e-5)
+
+
+def test_saving(check_saving, supernet, images, policies, tmp_path):
+    def fresh():
+        return Supernet(supernet.space, supernet.mean, supernet.std)
+
+    check_saving(supernet, fresh, (images, policies), tmp_path)
+
+
+def test_a_supernet_is_made_from_a_space_or_from_its_json(tiny):
+    assert Supernet(tiny.to_json()).space == tiny

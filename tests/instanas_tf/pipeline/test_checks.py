@@ -1,0 +1,77 @@
+"""Settings out of their range are refused by name."""
+
+import pytest
+
+from instanas_tf.errors import InputError
+from instanas_tf.pipeline import checks, config
+
+NAN, INF = float("nan"), float("inf")
+BAD = [
+    *[(name, "no such choice") for name in checks.CHOICES],
+    *[(name, least - 1) for name, least in checks.AT_LEAST.items()],
+    *[(name, value) for name in checks.ABOVE_ZERO for value in (0.0, -1.0, NAN, INF)],
+    *[(name, value) for name in checks.SHARES for value in (-0.1, 1.1, NAN)],
+    *[
+        (name, value)
+        for name in checks.KNOTS
+        for value in (
+            (),
+            (1.0, 2.0),
+            ((0.0, 1.0, 2.0),),
+            ((0.5, 1.0), (0.2, 1.0)),
+            ((-0.1, 1.0),),
+            ((0.0, 1.0), (1.1, 1.0)),
+            (("0", 1.0),),
+            ((0.0, NAN),),
+            ((0.0, True),),
+        )
+    ],
+    *[
+        (name, value)
+        for name in checks.POSITIVE_LISTS
+        for value in ((), (0.0,), (0.5, -0.5), ("a",), (True,), (NAN,), (INF,))
+    ],
+    *[("config.pretrain.keep_range", v) for v in ((), (0.1,), (0.5, 0.1), (-0.1, 0.5), (0.1, 2.0))],
+    ("config.pretrain.keep_range", ("a", "b")),
+    ("config.data.image_size", 17),
+]
+
+
+def set_value(made, name, value):
+    with made.unlocked(), made.ignore_type():
+        section = made
+        *path, last = name.split(".")[1:]
+        for part in path:
+            section = section[part]
+        section[last] = value
+
+
+@pytest.mark.parametrize(("name", "value"), BAD, ids=str)
+def test_refused(name, value):
+    made = config.default_config()
+    set_value(made, name, value)
+    with pytest.raises(InputError) as caught:
+        checks.check(made)
+    assert str(caught.value).startswith(f"{name} must be ")
+    assert "Received: " in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "least"), checks.AT_LEAST.items())
+def test_least_is_allowed(name, least):
+    made = config.default_config()
+    set_value(made, name, least)
+    if name == "config.data.image_size":
+        set_value(made, "config.space.name", "tiny")
+    checks.check(made)
+
+
+@pytest.mark.parametrize("name", sorted(checks.CHOICES["config.space.name"]))
+def test_every_space_has_its_size(name):
+    made = config.default_config()
+    size = checks.mobilenet_v2.LAYOUTS[name].image_size
+    set_value(made, "config.space.name", name)
+    set_value(made, "config.data.image_size", size)
+    checks.check(made)
+    set_value(made, "config.data.image_size", size + 8)
+    with pytest.raises(InputError, match=f"config.data.image_size must be {size}, the size of"):
+        checks.check(made)

@@ -1,0 +1,78 @@
+"""A work directory belongs to one config."""
+
+import os
+
+import pytest
+
+from instanas_tf.errors import InputError, ModelError
+from instanas_tf.pipeline import config as config_module
+from instanas_tf.pipeline import workdir as workdir_module
+from instanas_tf.pipeline.workdir import STAGES, WorkDir, existing_workdir, open_workdir
+
+
+def test_a_stage_is_done_when_its_result_is_there(tmp_path):
+    workdir = WorkDir(tmp_path)
+    results = {
+        "pretrain": "checkpoints/pretrain.weights.h5",
+        "measure": "latency_table.json",
+        "search": "checkpoints/search.weights.h5",
+        "finetune": "experts.json",
+        "evaluate": "results.json",
+    }
+    assert tuple(results) == STAGES
+    for stage, name in results.items():
+        assert not workdir.is_done(stage)
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+        assert workdir.is_done(stage)
+
+
+def test_first_difference():
+    difference = workdir_module.first_difference
+    assert difference({"a": 1}, {"a": 1}) is None
+    assert difference({"a": {"b": 2}}, {"a": {"b": 1}}) == "config.a.b: 1 there, 2 asked for"
+    assert difference({"a": 1}, {}) == "config.a: '(absent)' there, 1 asked for"
+    assert difference({"b": 1, "a": 2}, {"b": 3, "a": 4}).startswith("config.a: ")
+
+
+def test_open_twice(tmp_path):
+    made = config_module.default_config()
+    first = open_workdir(tmp_path / "run", made)
+    content = first.config.read_bytes()
+    assert open_workdir(tmp_path / "run", made) == first
+    assert first.config.read_bytes() == content
+    assert config_module.flatten(config_module.from_json(first.config)) == (
+        config_module.flatten(made)
+    )
+
+
+def test_open_with_another_config(tmp_path):
+    made = config_module.default_config()
+    open_workdir(tmp_path / "run", made)
+    made.search.epochs += 1
+    with pytest.raises(InputError, match="config.search.epochs: .* there, .* asked for"):
+        open_workdir(tmp_path / "run", made)
+
+
+def test_open_at_a_file(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        open_workdir(tmp_path / "run", config_module.default_config())
+    with pytest.raises(ModelError, match="cannot write"):
+        open_workdir(tmp_path / "run" / "below", config_module.default_config())
+
+
+def test_the_latest_run_is_found(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="no run below runs/; train first"):
+        existing_workdir("")
+    for time, name in ((30, "b"), (20, "a"), (10, "c")):
+        path = open_workdir(tmp_path / "runs" / name, config_module.default_config()).config
+        os.utime(path, (time, time))
+    assert existing_workdir("").root.name == "b"
+    assert existing_workdir("runs/a").root.name == "a"
+
+
+def test_no_run(tmp_path):
+    with pytest.raises(InputError, match="holds no run .*; train first"):
+        existing_workdir(str(tmp_path))
