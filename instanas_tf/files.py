@@ -97,7 +97,7 @@ def read_json(path: pathlib.Path, remedy: str) -> Any:
     """
     path = pathlib.Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return _parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; {remedy}") from error
     except (OSError, ValueError) as error:
@@ -108,11 +108,20 @@ def read_json_lines(path: pathlib.Path, remedy: str) -> list[Any]:
     """Reads a file with one JSON value a line; errors as in `read_json`."""
     try:
         lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+        return [_parse(line) for line in lines]
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; {remedy}") from error
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is damaged ({error}); {remedy}") from error
+
+
+def _parse(text: str) -> Any:
+    """JSON without Python's NaN and Infinity, which the standard does not have."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
 
 
 def sha256(path: pathlib.Path) -> str:

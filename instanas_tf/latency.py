@@ -64,6 +64,9 @@ class LatencyTable:
         shape = (self.space.num_cells, self.space.num_ops)
         if np.shape(self.op_ms) != shape:
             raise ValueError(f"`op_ms` must have shape {shape}. Received: {np.shape(self.op_ms)}")
+        for name in ("controller_kind", "quantization", "created"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"`{name}` must be text. Received: {getattr(self, name)!r}")
         numbers = [*np.ravel(self.op_ms), self.stem_ms, self.head_ms, self.controller_ms]
         for number in [*numbers, self.scale]:
             if not (math.isfinite(number) and number > 0):

@@ -21,7 +21,7 @@ from instanas_tf import cli, files, startup
 from instanas_tf.errors import InputError, InstanasError
 from instanas_tf.pipeline import checks
 from instanas_tf.pipeline import config as config_module
-from instanas_tf.pipeline.workdir import STAGES, WorkDir, open_workdir
+from instanas_tf.pipeline.workdir import STAGES, WorkDir, open_workdir, start
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -100,6 +100,7 @@ def run_stages(names: Sequence[str], config: ConfigDict, workdir: WorkDir) -> No
     from instanas_tf.pipeline import data, finetune, fitting, pretrain, search
 
     images = data.load(config.data, config.seed)
+    start(workdir, config)
     print(
         f"{config.data.name}: {images.train.count} training, {images.validation.count} "
         f"validation and {images.test.count} test images, {images.num_classes} classes",

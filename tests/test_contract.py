@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 
-import keras
 import numpy as np
 import pytest
 
@@ -76,7 +75,7 @@ def test_files_of_a_work_directory(trained):
         "epoch_0001.weights.h5",
         "epoch_0002.weights.h5",
     ]
-    for name in ("pretrain", "search", "A_controller", "A_expert_00", "mobilenet_v2_1"):
+    for name in ("pretrain", "search", "A_controller", "A_expert_00", "mobilenet_v2_1.0"):
         assert (checkpoints / f"{name}.weights.h5").is_file()
     # What a finished stage resumes from is dropped, and nothing temporary is left.
     assert [path for path in checkpoints.iterdir() if path.is_dir()] == [
@@ -97,7 +96,7 @@ def test_metrics(trained):
         "pretrain": [1],
         "search": [1, 2],
         "finetune_A": [1],
-        "mobilenet_v2_1": [1, 2, 3, 4],
+        "mobilenet_v2_1.0": [1, 2, 3, 4],
         alone[0]: [1, 2, 3, 4],
     }
 
@@ -131,7 +130,7 @@ def test_results(results):
     assert variant["experts"] == len(variant["expert_results"])
     (baseline,) = results["baselines"]
     assert {"name", "accuracy", "latency_ms"} <= set(baseline)
-    assert baseline["name"] == "mobilenet_v2_1"
+    assert baseline["name"] == "mobilenet_v2_1.0"
     for name in ("majority_policy", "shuffled_policies", "best_static_expert"):
         assert set(results["controls"][name]) == {"A"}
         assert "accuracy" in results["controls"][name]["A"]
@@ -185,8 +184,9 @@ for name in ("tensorflow", "keras", "tensorflow_datasets", "ml_collections", "ab
 import numpy as np
 from export.predictor import Predictor
 predictor = Predictor(sys.argv[1])
+names = ("class_index", "label", "probability", "expert", "latency_ms")
 found = predictor.predict(np.load(sys.argv[2]))
-json.dump([[p.class_index, p.label, p.probability, p.expert, p.latency_ms] for p in found], sys.stdout)
+json.dump([[getattr(item, name) for name in names] for item in found], sys.stdout)
 """
 
 
@@ -302,9 +302,8 @@ def read_weights(path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["priced", "published"])
-def test_killed_training_goes_on_as_if_undisturbed(trained, tmp_path, recipe):
-    arguments = ring.overrides(search__epochs=4, search__recipe=recipe)
+def test_killed_training_goes_on_as_if_undisturbed(trained, tmp_path):
+    arguments = ring.overrides(search__epochs=3)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     whole.mkdir()
     (whole / "checkpoints").mkdir()
@@ -314,25 +313,19 @@ def test_killed_training_goes_on_as_if_undisturbed(trained, tmp_path, recipe):
     shutil.copytree(whole, parts)
     until = ["--stage=search", *arguments]
     finish(whole, *until)
-    kill_after_epoch(parts, "search", 2, *until)
+    kill_after_epoch(parts, "search", 1, *until)
     assert not (parts / "checkpoints" / "search.weights.h5").exists()
     finish(parts, *until)
-    finish(whole, "--stage=finetune", *arguments)
-    finish(parts, "--stage=finetune", *arguments)
+    for workdir in (whole, parts):
+        finish(workdir, "--stage=finetune", *arguments)
     assert read_metrics(whole / "metrics.jsonl") == read_metrics(parts / "metrics.jsonl")
     assert json.loads((whole / "experts.json").read_text()) == json.loads(
         (parts / "experts.json").read_text()
     )
     names = sorted(p.relative_to(whole) for p in (whole / "checkpoints").rglob("*.weights.h5"))
-    assert len([name for name in names if "epoch_" in name.name]) == 4
+    assert len([name for name in names if "epoch_" in name.name]) == 3
     for name in names:
         ours, theirs = read_weights(whole / name), read_weights(parts / name)
         assert ours.keys() == theirs.keys()
         for key in ours:
             np.testing.assert_array_equal(ours[key], theirs[key], err_msg=f"{name} {key}")
-
-
-def test_the_keras_models_are_the_shared_ones(trained):
-    """What is stored can be loaded by name alone, as `export_tflite` does in a later process."""
-    variant = variants.pick(WorkDir(trained))
-    assert isinstance(variant.expert(0), keras.Model)

@@ -15,7 +15,8 @@ class _ResidualBlock(keras.layers.Layer):
 
     def __init__(self, width, stride, projection, bn_momentum, **kwargs):
         super().__init__(**kwargs)
-        self.width, self.stride = width, stride
+        self.width, self.stride, self.projection = width, stride, projection
+        self.bn_momentum = bn_momentum
         self.first = ConvNorm(width, 3, stride, "relu", bn_momentum, name="first")
         self.second = ConvNorm(width, 3, 1, None, bn_momentum, name="second")
         self.pool = keras.layers.AveragePooling2D(stride, padding="same", name="pool")
@@ -42,6 +43,15 @@ class _ResidualBlock(keras.layers.Layer):
             if missing:
                 shortcut = ops.pad(shortcut, [(0, 0), (0, 0), (0, 0), (0, missing)])
         return ops.relu(outputs + shortcut)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "width": self.width,
+            "stride": self.stride,
+            "projection": self.projection,
+            "bn_momentum": self.bn_momentum,
+        }
 
 
 @keras.saving.register_keras_serializable(package="instanas_tf")

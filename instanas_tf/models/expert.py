@@ -34,7 +34,7 @@ def static_network(
     if policy.shape != (space.num_cells, space.num_ops) or not np.isin(policy, (0, 1)).all():
         raise ValueError(
             f"`policy` must be 0/1 of shape ({space.num_cells}, {space.num_ops}). "
-            f"Received: shape {policy.shape}"
+            f"Received: shape {policy.shape}, values {np.unique(policy)[:5]}"
         )
     size = space.image_size
     images = keras.Input((size, size, 3), name="images")
@@ -118,7 +118,7 @@ def recalibrate(expert: keras.Model, batches: Iterable[np.ndarray]) -> None:
         batches: images [B, H, W, 3] of raw pixels, in batches of equal size.
 
     Raises:
-        ValueError: no batch came.
+        ValueError: no batch came, or batches of several sizes.
     """
     norms = [
         layer
@@ -126,21 +126,25 @@ def recalibrate(expert: keras.Model, batches: Iterable[np.ndarray]) -> None:
         if isinstance(layer, keras.layers.BatchNormalization)
     ]
     momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0  # So that the moving statistics are those of the last batch.
-    means, squares, count = [0.0] * len(norms), [0.0] * len(norms), 0
-    for images in batches:
-        expert(images, training=True)
-        for i, norm in enumerate(norms):
-            mean, variance = norm.moving_mean.numpy(), norm.moving_variance.numpy()
-            means[i] = means[i] + mean
-            squares[i] = squares[i] + variance + mean * mean
-        count += 1
-    for i, (norm, momentum) in enumerate(zip(norms, momenta, strict=True)):
-        norm.momentum = momentum
-        if count:
-            mean = means[i] / count
-            norm.moving_mean.assign(mean)
-            norm.moving_variance.assign(squares[i] / count - mean * mean)
-    if not count:
-        raise ValueError("`batches` must hold at least one batch of images. Received: none")
+    means: list = [0.0] * len(norms)
+    squares: list = [0.0] * len(norms)
+    sizes = []
+    try:
+        for norm in norms:
+            norm.momentum = 0.0  # So that the moving statistics are those of the last batch.
+        for images in batches:
+            expert(images, training=True)
+            sizes.append(len(images))
+            for i, norm in enumerate(norms):
+                mean = norm.moving_mean.numpy().astype(np.float64)
+                means[i] = means[i] + mean
+                squares[i] = squares[i] + norm.moving_variance.numpy() + mean * mean
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+    if len(set(sizes)) != 1:
+        raise ValueError(f"`batches` must be of one size, at least one. Received sizes: {sizes}")
+    for i, norm in enumerate(norms):
+        mean = means[i] / len(sizes)
+        norm.moving_mean.assign(mean)
+        norm.moving_variance.assign(np.maximum(squares[i] / len(sizes) - mean * mean, 0.0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import keras
 from keras import ops
 
@@ -31,8 +33,10 @@ class Cell(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.cell = cell
+        self.cell, self.op_specs = cell, tuple(op_specs)
         self.merge = merge
+        self.routed = routed
+        self.bn_momentum = bn_momentum
         self.run = routing.run_routed if routed else routing.run_masked
         self.candidates = [
             make_op(
@@ -74,6 +78,24 @@ class Cell(keras.layers.Layer):
             return inputs + total
         empty = 1.0 - ops.max(bits, axis=-1)
         return total + inputs * ops.reshape(empty, (-1, 1, 1, 1))
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {
+            **super().get_config(),
+            "cell": dataclasses.asdict(self.cell),
+            "op_specs": [dataclasses.asdict(spec) for spec in self.op_specs],
+            "merge": self.merge,
+            "routed": self.routed,
+            "bn_momentum": self.bn_momentum,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        """The inverse of `get_config`."""
+        cell = CellSpec(**config.pop("cell"))
+        op_specs = tuple(OpSpec(**spec) for spec in config.pop("op_specs"))
+        return cls(cell, op_specs, **config)
 
 
 def has_own_shortcut(cell: CellSpec, spec: OpSpec, merge: str) -> bool:

@@ -146,7 +146,7 @@ def _priced() -> ConfigDict:
     priced.diversity_weight = 1.0
     priced.diversity_ratio = 1.2
     # Target mean latency as (progress, share of the reference network's) knots.
-    priced.target = ((0.0, 1.5), (0.6, 0.4), (1.0, 0.4))
+    priced.target = ((0.0, 1.5), (0.6, 0.5), (1.0, 0.5))
     priced.price_rate = 0.2  # λ grows by this times (mean latency - target), as shares.
     return priced
 
@@ -173,7 +173,7 @@ def _variants() -> ConfigDict:
     """Which epochs of the search are kept."""
     variants = ConfigDict()
     # Mean greedy latencies, as shares of L_base, for which an epoch of the search is picked.
-    variants.targets = (0.6, 0.4)
+    variants.targets = (0.7, 0.5)
     return variants
 
 

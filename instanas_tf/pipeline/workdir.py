@@ -108,7 +108,7 @@ def first_difference(ours: Any, theirs: Any, key: str = "config") -> str | None:
 
 
 def open_workdir(root: pathlib.Path, config: ConfigDict) -> WorkDir:
-    """Makes or re-opens a work directory.
+    """A work directory, new or of a run with the same config; writes nothing.
 
     Args:
         root: the folder.
@@ -116,7 +116,6 @@ def open_workdir(root: pathlib.Path, config: ConfigDict) -> WorkDir:
 
     Raises:
         InputError: the folder holds a run with another config.
-        ModelError: the folder cannot be written.
     """
     workdir = WorkDir(pathlib.Path(root))
     if workdir.root.exists() and not workdir.root.is_dir():
@@ -130,9 +129,17 @@ def open_workdir(root: pathlib.Path, config: ConfigDict) -> WorkDir:
                 f"{root} holds a run with another config ({difference}); choose another "
                 "--workdir, or give the config that it was started with"
             )
-    else:
-        files.write_json(workdir.config, ours)
     return workdir
+
+
+def start(workdir: WorkDir, config: ConfigDict) -> None:
+    """Writes the config of a new run, once its data is known to be good.
+
+    Raises:
+        ModelError: the folder cannot be written.
+    """
+    if not workdir.config.exists():
+        files.write_json(workdir.config, json.loads(config.to_json()))
 
 
 def existing_workdir(root: str) -> WorkDir:

@@ -74,7 +74,9 @@ def choose_experts(found: PolicyCounts, count: int, seed: int) -> np.ndarray:
         return found.policies
     flat = found.policies.reshape(found.unique, -1)
     clusters = KMeans(count, n_init=10, random_state=seed).fit(flat, sample_weight=found.counts)
-    nearest = clusters.transform(flat).argmin(axis=0)
+    distances = clusters.transform(flat)
+    own = clusters.labels_[:, None] == np.arange(count)[None, :]
+    nearest = np.where(own, distances, np.inf).argmin(axis=0)
     return found.policies[np.unique(nearest)]
 
 

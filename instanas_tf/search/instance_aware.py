@@ -104,6 +104,8 @@ class InstaNAS(TrainedModel):
         self.window_ms = self.add_weight(
             shape=(2,), initializer="zeros", trainable=False, name="window_ms"
         )
+        first = rewards.window(table.l_max_ms, table.l_base_ms, table.l_min_ms, progress=0.0)
+        self.window_ms.assign(first)
         self.controller_turn = self._scalar("controller_turn", 1.0)
 
     def _scalar(self, name: str, value: float):
@@ -140,7 +142,7 @@ class InstaNAS(TrainedModel):
         sampled = policies.sample(explored, self.seed_generator)
         greedy = policies.greedy(probabilities)
         sampled_correct, greedy_correct = self._outcomes(images, labels, sampled, greedy)
-        greedy_ms = self.table.static_ms(greedy, ops.sum)
+        greedy_ms = self.table.latency_ms(greedy, ops.sum)
         ratio = ops.mean(greedy_ms) / self.table.reference_ms
         sampled_reward, greedy_reward = (
             self._reward(hits, policy)
@@ -152,7 +154,7 @@ class InstaNAS(TrainedModel):
         )
         loss = loss + self._regularizer(probabilities, explored)
         if self.settings.recipe == "priced":
-            expected_ms = ops.mean(self.table.static_ms(probabilities, ops.sum))
+            expected_ms = ops.mean(self.table.latency_ms(probabilities, ops.sum))
             loss = loss + ops.stop_gradient(self.price) * expected_ms / self.table.reference_ms
             price = rewards.next_price(self.price, ratio, self.target, self.settings.price_rate)
             self.price.assign(price)
@@ -227,6 +229,6 @@ class InstaNAS(TrainedModel):
         logs = super().test_step(data)
         policy = policies.greedy(self.controller(data[0], training=False))
         tracker = self.trackers["latency_ratio"]
-        ratio = self.table.static_ms(policy, ops.sum) / self.table.reference_ms
+        ratio = self.table.latency_ms(policy, ops.sum) / self.table.reference_ms
         tracker.update_state(ratio)
         return {**logs, "latency_ratio": tracker.result()}

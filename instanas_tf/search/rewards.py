@@ -116,8 +116,9 @@ def next_price(price, latency_ratio, target_ratio, rate):
 
     Args:
         price: λ, scalar.
-        latency_ratio: mean latency of the greedy policies, as a share of L_base.
-        target_ratio: the mean latency wanted, as a share of L_base.
+        latency_ratio: mean latency of the greedy policies, controller included, as a share
+            of the reference network's.
+        target_ratio: the mean latency wanted, likewise.
         rate: step size.
 
     Returns:

@@ -14,16 +14,16 @@ def knots(points: Sequence[tuple[float, float]]) -> Schedule:
     """Straight lines between (progress, value) points; constant outside them.
 
     Args:
-        points: at least one point, progress rising within [0, 1].
+        points: at least one point, progress within [0, 1] and never falling.
 
     Raises:
-        ValueError: no point, or progress that does not rise within [0, 1].
+        ValueError: no point, or progress that falls or leaves [0, 1].
     """
     xs = [float(x) for x, _ in points]
     ys = [float(y) for _, y in points]
     if not xs or min(xs) < 0 or max(xs) > 1 or sorted(xs) != xs:
         raise ValueError(
-            "`points` must be (progress, value) pairs with progress rising within [0, 1]. "
+            "`points` must be (progress, value) pairs, progress in [0, 1] and never falling. "
             f"Received: {points}"
         )
     return lambda progress: float(np.interp(progress, xs, ys))

@@ -43,8 +43,8 @@ def get(kind: str, image_size: int) -> ControllerSpec:
     """The controller of a kind for images of a size.
 
     Args:
-        kind: `published`, or `small`: a stride-2 stem and widths 8, 16, 32, a fifteenth of
-            the published one's MACs.
+        kind: `published`, or `small`: images pooled to about 32 px, a stride-2 stem and
+            widths 8, 16, 32; less than a tenth of the published one's MACs.
         image_size: height and width of the image, in pixels.
 
     Raises:
@@ -53,7 +53,7 @@ def get(kind: str, image_size: int) -> ControllerSpec:
     if kind not in KINDS:
         raise ValueError(f"`kind` must be one of {KINDS}. Received: kind={kind!r}")
     if kind == "small":
-        return _SMALL
+        return dataclasses.replace(_SMALL, input_pool=max(1, image_size // 32))
     return _PUBLISHED_224 if image_size >= 128 else _PUBLISHED
 
 

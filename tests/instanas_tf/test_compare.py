@@ -32,7 +32,7 @@ def test_baselines(trained_alone):
     config.evaluate.baseline_widths = (1.0, 0.5)
     images = types.SimpleNamespace(num_classes=7)
     found = compare.baselines(config, images, None)
-    assert [item.name for item in found] == ["mobilenet_v2_2", "mobilenet_v2_1"]
+    assert [item.name for item in found] == ["mobilenet_v2_2.0", "mobilenet_v2_1.0"]
     assert [space.cells[-1].out_channels for _, space, _ in trained_alone] == [32, 16]
     for _, space, policy in trained_alone:
         assert space.num_classes == 7

@@ -191,7 +191,7 @@ def test_data_that_cannot_be_used(refused, tmp_path, changes, words):
     [
         {"space__width": 9.0},
         {"evaluate__baseline_widths": "(1.0, 9.0)"},
-        {"seed": 5_000_000},
+        {"seed": 2**32},
         {"search__priced__alpha": "((0.0, 5.0),)"},
         {"pretrain__keep": "((0.0, -1.0),)"},
         {"pretrain__weight_decay": -1.0},
@@ -256,14 +256,19 @@ def test_damaged_metrics_of_the_search(refused, copy, key, value):
     assert "metrics.jsonl" in refused(f"--workdir={copy}", *ring.overrides())
 
 
+NO_RESULTS = {
+    "baselines": [{"name": "b", "accuracy": 1, "latency_ms": 1}],
+    "variants": [],
+    "controls": {},
+}
 RESULTS = [
     "",
     "{",
     "[]",
     "{}",
     '{"baselines": [{"latency_ms": 0.0}], "variants": [{}]}',
-    '{"baselines": [{"name": "b", "accuracy": 1, "latency_ms": 0}], "variants": [], "controls": {}}',
-    '{"baselines": [{"name": "b", "accuracy": 1, "latency_ms": 1}], "variants": [], "controls": 3}',
+    json.dumps({**NO_RESULTS, "baselines": [{"name": "b", "accuracy": 1, "latency_ms": 0}]}),
+    json.dumps({**NO_RESULTS, "controls": 3}),
 ]
 
 

@@ -126,6 +126,17 @@ def test_inference_ignores_who_is_chosen():
     assert statistics == [0.0, 1.0]
 
 
+def test_a_frozen_normalisation_stays_as_it_is():
+    norm = ChosenBatchNormalization()
+    norm.build((None, 1, 1, 1))
+    norm.trainable = False
+    inputs = np.array([1, 9], np.float32).reshape(2, 1, 1, 1)
+    for chosen in (None, np.float32(1), np.ones(2, np.float32)):
+        outputs = norm(inputs, training=True, chosen=chosen)
+        np.testing.assert_allclose(np.ravel(outputs), [1, 9], rtol=1e-3)
+    assert (norm.moving_mean.numpy().item(), norm.moving_variance.numpy().item()) == (0.0, 1.0)
+
+
 def test_image_normalization_is_by_channel():
     layer = image_normalization((10.0, 20.0, 30.0), (4.0, 9.0, 16.0))
     found = layer(np.array([[[[12.0, 20.0, 22.0]]]], np.float32))

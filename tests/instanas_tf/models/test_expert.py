@@ -116,10 +116,18 @@ def test_recalibrate_forgets_what_was_before(identities):
 
 def test_recalibrate_needs_a_batch_and_changes_nothing_without(identities):
     before = statistics(identities)
-    with pytest.raises(ValueError, match="`batches` must hold at least one batch"):
+    with pytest.raises(ValueError, match="`batches` must be of one size"):
         recalibrate(identities, [])
     assert statistics(identities) == before
     assert [layer.norm.momentum for layer in identities.layers] == [0.9, 0.9]
+
+
+def test_recalibrate_refuses_batches_of_several_sizes(identities):
+    before = statistics(identities)
+    with pytest.raises(ValueError, match=r"Received sizes: \[2, 1\]"):
+        recalibrate(identities, [batch(1.0, 2.0), batch(1.0, 2.0)[:1]])
+    assert [layer.norm.momentum for layer in identities.layers] == [0.9, 0.9]
+    assert len(before) == len(statistics(identities))
 
 
 @pytest.mark.parametrize("value", [3.3, 30.1, 1000.1])

@@ -146,6 +146,38 @@ def test_resume(tmp_path):
     assert sorted(path.stem for path in folder.glob("*.index")) == ["ckpt-2", "ckpt-3"]
 
 
+class Cells(keras.Model):
+    """Layers in lists, moving statistics, a scalar and an optimizer, as in our models."""
+
+    def __init__(self):
+        super().__init__()
+        self.cells = [[keras.layers.BatchNormalization()], [keras.layers.Dense(2)]]
+        self.price = self.add_weight(shape=(), initializer="zeros", trainable=False)
+        for cell in self.cells:
+            cell[0].build((None, 2))
+        self.weight_optimizer = keras.optimizers.Adam()
+        self.weight_optimizer.build(self.trainable_variables)
+        self.built = True
+
+    @property
+    def state(self):
+        return [*self.variables, *self.weight_optimizer.variables]
+
+
+def filled(model, value):
+    for variable in model.state:
+        variable.assign(np.full(variable.shape, value))
+    return model
+
+
+def test_all_state_is_restored(tmp_path):
+    callbacks.Resume(filled(Cells(), 3), tmp_path).on_epoch_end(0)
+    model = filled(Cells(), 0)
+    assert callbacks.Resume(model, tmp_path).restore() == 1
+    lost = [variable.path for variable in model.state if np.any(np.asarray(variable) != 3)]
+    assert lost == []
+
+
 @pytest.mark.parametrize("how", ["gone", "empty", "cut", "data"])
 def test_resume_from_the_checkpoint_before(tmp_path, caplog, how):
     folder = saved(tmp_path / "some", 3)

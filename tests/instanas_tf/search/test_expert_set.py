@@ -59,6 +59,14 @@ def test_of_many_policies_those_at_the_centres_are_experts():
     np.testing.assert_array_equal(one, [EMPTY])
 
 
+def test_what_is_wanted_often_weighs_more():
+    one_bit = EMPTY.copy()
+    one_bit[0, 0] = 1.0
+    found = PolicyCounts(np.stack([ALL, EMPTY, one_bit]), np.array([10, 1, 1]))
+    # The mean bit is 10/12 or 11/12; counted once each it would be 1/3 or 2/3.
+    np.testing.assert_array_equal(choose_experts(found, 1, 0), [ALL])
+
+
 @pytest.mark.parametrize("count", range(3, 20, 4))
 def test_experts_are_different_policies_that_were_asked_for(count):
     asked = {policy.tobytes() for policy in clusters().policies}

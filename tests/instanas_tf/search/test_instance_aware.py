@@ -64,8 +64,8 @@ def test_the_rule_of_the_toy_problem(make_toy, toy_images):
 def test_priced_finds_the_cheapest_right_policy(make_toy, toy_images, toy_table):
     model = make_toy(recipe="priced", price_rate=0.1)
     model.alpha.assign(0.99)
-    # 1 + 1 ms for dark images, 4 + 1 ms for bright ones, and the reference takes 9 ms.
-    target = (2.0 + 5.0) / 2 / 9.0
+    # 1 + 2 ms for dark images, 4 + 2 ms for bright ones, and the reference takes 9 ms.
+    target = (3.0 + 6.0) / 2 / 9.0
     model.target.assign(target)
     logs = train(model, toy_images, 600)
     assert best(lambda policy: -toy_table.static_ms(policy)) == [[[0, 1], [0, 0]], [[0, 0], [0, 1]]]
@@ -87,8 +87,8 @@ def test_published_finds_the_right_policy_in_the_middle_of_the_window(
     assert best(lambda p: latency_reward(toy_table.latency_ms(p), 2.0, 8.0).numpy()) == optimum
     assert chosen(model, toy_images[0]) == optimum
     assert logs["greedy_accuracy"] == 1.0
-    # (5 + 6 - 2 of the controller) / 2 / 9.
-    assert logs["latency_ratio"] == pytest.approx(0.5)
+    # (5 + 6) / 2 / 9.
+    assert logs["latency_ratio"] == pytest.approx(11 / 18)
 
 
 def set_odds(model, dark, bright):
@@ -106,12 +106,12 @@ def test_validation_uses_greedy_policies(make_toy, toy_images):
     set_odds(model, DARK, DARK)
     logs = model.test_step((images, labels))
     assert float(logs["accuracy"]) == 0.5
-    assert float(logs["latency_ratio"]) == pytest.approx(2 / 9)
+    assert float(logs["latency_ratio"]) == pytest.approx(3 / 9)
     set_odds(model, DARK, BRIGHT)
     model.reset_metrics()
     logs = model.test_step((images, labels))
     assert float(logs["accuracy"]) == 1.0
-    assert float(logs["latency_ratio"]) == pytest.approx(3.5 / 9)
+    assert float(logs["latency_ratio"]) == pytest.approx(4.5 / 9)
     np.testing.assert_array_equal(np.argmax(model.predict_logits(images), axis=1), labels)
     assert model.supernet.seen[-1][1] is False
 
@@ -126,13 +126,13 @@ def test_metrics_of_a_controller_that_is_certain(make_toy, toy_images, recipe):
     model.window_ms.assign([1.0, 5.0])
     set_odds(model, DARK, DARK)
     loss, values = model.controller_loss(tf.constant(images), labels)
-    # Sampled and greedy policies are the same, so only the price of 2/9 of the reference counts.
+    # Sampled and greedy policies are the same, so only the price of 3/9 of the reference counts.
     # Dark images are right: in the middle of the window, 1 + 2 ms. Bright ones are wrong.
-    assert float(loss) == pytest.approx(4.0 * 2 / 9 if recipe == "priced" else 0.0, abs=1e-4)
+    assert float(loss) == pytest.approx(4.0 * 3 / 9 if recipe == "priced" else 0.0, abs=1e-4)
     assert float(values["reward"]) == pytest.approx((30 - 2) / 2)
     assert float(values["sampled_accuracy"]) == float(values["greedy_accuracy"]) == 0.5
-    assert float(values["latency_ratio"]) == pytest.approx(2 / 9)
-    price = 4.0 + 0.5 * (2 / 9 - 0.1) if recipe == "priced" else 4.0
+    assert float(values["latency_ratio"]) == pytest.approx(3 / 9)
+    price = 4.0 + 0.5 * (3 / 9 - 0.1) if recipe == "priced" else 4.0
     assert float(values["price"]) == float(model.price) == pytest.approx(price)
     assert model.supernet.seen[-1][1] is False
 
