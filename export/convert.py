@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from absl import logging
+from tensorflow.lite.python.convert_phase import ConverterError
 from tqdm import tqdm
 
 from export import worker
@@ -66,8 +67,9 @@ def to_tflite(model: keras.Model, input_shape: Sequence[int]) -> bytes:
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     try:
         return converter.convert()
-    except (ValueError, RuntimeError) as error:
-        raise ModelError(f"{model.name} cannot be converted: {error}") from error
+    except (ConverterError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"{model.name} cannot be converted ({reason})") from error
 
 
 def _converter(function) -> tf.lite.TFLiteConverter:
@@ -91,7 +93,10 @@ def outputs_of(model: keras.Model, images: np.ndarray) -> np.ndarray:
 
 
 def check(
-    models: dict[str, keras.Model], paths: dict[str, pathlib.Path], images: np.ndarray
+    models: dict[str, keras.Model],
+    paths: dict[str, pathlib.Path],
+    images: np.ndarray,
+    runtime: str = "auto",
 ) -> dict[str, float]:
     """Runs every file with a TFLite runtime, in a subprocess, and compares with Keras.
 
@@ -99,6 +104,7 @@ def check(
         models: name -> model.
         paths: name -> its file.
         images: raw pixels [n, H, W, 3] to compare on.
+        runtime: see `export.runtime.find_runtime`.
 
     Returns:
         Name -> largest difference, relative to the largest absolute output (at least 1).
@@ -106,7 +112,7 @@ def check(
     Raises:
         ModelError: a file fails to run, or differs by more than `FLOAT_TOLERANCE`.
     """
-    found = worker.outputs(paths, images)
+    found = worker.outputs(paths, images, runtime)
     differences = {}
     for name, model in models.items():
         expected = outputs_of(model, images)

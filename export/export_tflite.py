@@ -83,7 +83,13 @@ def check_target(out: pathlib.Path) -> None:
     """Refuses to replace anything that is not an export of this command."""
     if not out.exists():
         return
-    if not out.is_dir() or (any(out.iterdir()) and not (out / "manifest.json").exists()):
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    try:
+        ours = bool(manifest.read(out).of_kind("controller"))
+    except InputError:
+        ours = False
+    if not ours:
         raise InputError(f"--out={out} exists and is no export; choose another folder")
 
 
@@ -102,7 +108,6 @@ def write_export(variant: Any, indices: list[int], out: pathlib.Path) -> list[li
         ModelError: a file differs from Keras, no runtime, or the disk is full.
         InputError: the run's files are damaged.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
     with files.folder_replacing(out) as staging:
         return _fill(variant, indices, staging)
 
@@ -116,12 +121,12 @@ def _fill(variant: Any, indices: list[int], folder: pathlib.Path) -> list[list[s
 
     config = config_module.from_json(variant.workdir.config)
     wanted = ["controller"] + [variant.expert_names[index] for index in indices]
-    models = {name: m for name, m in deploy.models(variant).items() if name in wanted}
+    models = deploy.models(variant, wanted)
     size = variant.space.image_size
     shape = (1, size, size, 3)
     paths = convert.write_models(models, folder, {name: shape for name in models})
     images = np.random.default_rng(0).uniform(0, 255, (8, size, size, 3)).astype(np.float32)
-    differences = convert.check(models, paths, images)
+    differences = convert.check(models, paths, images, config.latency.runtime)
     content = {
         "dataset": config.data.name,
         "variant": variant.name,

@@ -79,9 +79,12 @@ class Predictor:
                 f"{folder} holds {len(experts)} of {content.content.get('experts')} experts, "
                 f"and the controller may choose any; {manifest.REMEDY}"
             )
+        labels = content.content.get("labels")
+        if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
+            raise InputError(f"{folder}/{manifest.NAME} lacks labels; {manifest.REMEDY}")
         for model in (*controllers, *experts):
             model.verify()
-        self.labels = tuple(content.content["labels"])
+        self.labels = tuple(labels)
         self.expert_names = tuple(model.name for model in experts)
         self._routed = Routed(
             TfliteModel(controllers[0].path, threads, runtime),

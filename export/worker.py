@@ -22,7 +22,7 @@ import numpy as np
 
 from export.predictor import Routed
 from export.runtime import TfliteModel
-from instanas_tf.errors import InstanasError, ModelError
+from instanas_tf.errors import CommandError, InstanasError, ModelError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ def outputs(
         Name -> [n, ...].
 
     Raises:
-        ModelError: a file fails, or no runtime is installed.
+        InstanasError: a file fails (exit code 5), or no runtime is installed.
     """
     job = {
         "task": "outputs",
@@ -100,7 +100,7 @@ def timings(
         Name -> milliseconds [rounds, n], from setting the input to reading the logits.
 
     Raises:
-        ModelError: a file fails, or no runtime is installed.
+        InstanasError: a file fails (exit code 5), or no runtime is installed.
     """
     job = {
         "task": "timings",
@@ -133,10 +133,20 @@ def _run(job: dict[str, Any], images: np.ndarray) -> dict[str, np.ndarray]:
             check=False,
         )
         if done.returncode != 0:
-            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-            raise ModelError(lines[-1].removeprefix("export.worker: "))
+            raise _failure(done)
         with np.load(root / "outputs.npz", allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
+
+
+def _failure(done: subprocess.CompletedProcess) -> InstanasError:
+    """The error that a worker ended with; a crash names its last line."""
+    prefix = "export.worker: "
+    lines = done.stderr.strip().splitlines()
+    said = [line.removeprefix(prefix) for line in lines if line.startswith(prefix)]
+    if said:
+        return CommandError(said[-1], done.returncode)
+    last = lines[-1] if lines else "it said nothing"
+    return ModelError(f"the TFLite runtime ended with exit code {done.returncode} ({last})")
 
 
 def _outputs_task(job: dict[str, Any], images: np.ndarray) -> dict[str, np.ndarray]:

@@ -52,6 +52,9 @@ def run(
         return _fail(name, f"{error}; see --help", 2)
     except InstanasError as error:
         return _fail(name, str(error), error.exit_code)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        return _fail(name, f"{error.strerror or error}{where}; mend that and run it again", 5)
     except KeyboardInterrupt:
         return _fail(name, "interrupted; run the same command again to go on", 130)
     return 0

@@ -93,7 +93,7 @@ def compare(config: ConfigDict, images: data.ImageData, workdir: WorkDir) -> dic
     with tempfile.TemporaryDirectory(prefix="compare") as folder:
         shape = (1, images.image_size, images.image_size, 3)
         paths = convert.write_models(models, pathlib.Path(folder), {name: shape for name in models})
-        convert.check(models, paths, test_images[:CHECK_IMAGES])
+        convert.check(models, paths, test_images[:CHECK_IMAGES], config.latency.runtime)
         results = _measure(config, found, static, alone, paths, test_images, labels)
     results = {
         "dataset": config.data.name,

@@ -61,7 +61,12 @@ def folder_replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
             yield new
             if path.exists():
                 os.replace(path, old)
-            os.replace(new, path)
+            try:
+                os.replace(new, path)
+            except OSError:
+                if old.exists():
+                    os.replace(old, path)
+                raise
     except OSError as error:
         raise ModelError(
             f"cannot write {path}: {error.strerror or error}; free some space or choose "
@@ -107,12 +112,19 @@ def read_json(path: pathlib.Path, remedy: str) -> Any:
 def read_json_lines(path: pathlib.Path, remedy: str) -> list[Any]:
     """Reads a file with one JSON value a line; errors as in `read_json`."""
     try:
-        lines = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
-        return [_parse(line) for line in lines]
+        lines = pathlib.Path(path).read_bytes().splitlines()
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; {remedy}") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error}); {remedy}") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error}); {remedy}") from error
+    values = []
+    for number, line in enumerate(lines, 1):
+        try:
+            values.append(_parse(line.decode("utf-8")))
+        except ValueError as error:
+            message = f"{path}, line {number} is damaged ({error}); {remedy}"
+            raise InputError(message) from error
+    return values
 
 
 def _parse(text: str) -> Any:

@@ -25,6 +25,7 @@ from instanas_tf.pipeline.workdir import WorkDir, existing_workdir
 from instanas_tf.spaces.space import SearchSpace
 
 MIN_CALIBRATION = 6
+DEVICES = ("host",)
 
 
 def make_table(
@@ -153,10 +154,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _measure(values: flags.FlagValues) -> None:
+    if values.device not in DEVICES:
+        raise InputError(f"--device must be one of {', '.join(DEVICES)}. Received: {values.device}")
+    workdir = existing_workdir(values.workdir)
+    if workdir.is_done("search"):
+        logging.warning("the search of this run was charged by the table that is now replaced")
     startup.import_tensorflow()
     from instanas_tf.pipeline import data, fitting
 
-    workdir = existing_workdir(values.workdir)
     config = config_module.from_json(workdir.config)
     images = data.load(config.data, config.seed)
     space = fitting.make_space(config, images.num_classes)

@@ -18,7 +18,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from instanas_tf import cli, files, startup
-from instanas_tf.errors import InputError, InstanasError
+from instanas_tf.errors import InputError
 from instanas_tf.pipeline import checks
 from instanas_tf.pipeline import config as config_module
 from instanas_tf.pipeline.workdir import STAGES, WorkDir, open_workdir, start
@@ -100,6 +100,7 @@ def run_stages(names: Sequence[str], config: ConfigDict, workdir: WorkDir) -> No
     from instanas_tf.pipeline import data, finetune, fitting, pretrain, search
 
     images = data.load(config.data, config.seed)
+    data.steps_per_epoch(images.train, config.train.batch_size)
     start(workdir, config)
     print(
         f"{config.data.name}: {images.train.count} training, {images.validation.count} "
@@ -148,8 +149,8 @@ def print_results(workdir: WorkDir) -> None:
     results = files.read_json(workdir.results, "delete it and run --stage=evaluate again")
     try:
         rows = result_rows(results)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InstanasError(
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InputError(
             f"{workdir.results} is damaged ({error}); delete it and run --stage=evaluate again"
         ) from error
     print(cli.table(rows, ("on the test split, as TFLite files", "accuracy", "ms", "ratio")))

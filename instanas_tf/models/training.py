@@ -44,6 +44,14 @@ class TrainedModel(keras.Model):
         self.accuracy = keras.metrics.SparseCategoricalAccuracy(name="accuracy")
         self.built = True
 
+    @property
+    def state(self) -> list[keras.Variable]:
+        """Every variable that a resumed training needs, those of the optimizers included."""
+        found = list(self.variables)
+        for objective in self.objectives():
+            found += objective.optimizer.variables
+        return found
+
     def objectives(self) -> Sequence[Objective]:
         """The objectives of one step, in order."""
         raise NotImplementedError

@@ -16,6 +16,7 @@ from instanas_tf import files
 from instanas_tf.errors import InputError, ModelError
 
 _DRAWS_AN_EPOCH = 1_000_000
+_METRICS_REMEDY = "mend the line, or train again in another --workdir"
 
 
 class Scheduled(keras.callbacks.Callback):
@@ -69,15 +70,27 @@ class Resume(keras.callbacks.Callback):
     """Saves everything after each epoch, and restores it.
 
     Args:
-        model: the model in training: its weights, optimizers and scalars are the state.
+        variables: the Keras variables of the model and of its optimizers. They are listed
+            one by one, because `tf.train.Checkpoint(model=...)` does not follow Keras's lists
+            of layers and would leave out their statistics without a word.
         folder: where `tf.train.CheckpointManager` keeps the last two checkpoints.
+
+    Raises:
+        InputError: the manager's own file in `folder` is damaged.
     """
 
-    def __init__(self, model: keras.Model, folder: pathlib.Path):
+    def __init__(self, variables: Sequence[keras.Variable], folder: pathlib.Path):
         super().__init__()
         self.epoch = tf.Variable(0, dtype=tf.int64)
-        self.checkpoint = tf.train.Checkpoint(model=model, epoch=self.epoch)
-        self.manager = tf.train.CheckpointManager(self.checkpoint, str(folder), max_to_keep=2)
+        self.checkpoint = tf.train.Checkpoint(
+            epoch=self.epoch, state=[variable.value for variable in variables]
+        )
+        try:
+            self.manager = tf.train.CheckpointManager(self.checkpoint, str(folder), max_to_keep=2)
+        except (ValueError, tf.errors.OpError) as error:
+            raise InputError(
+                f"{folder}/checkpoint is damaged; delete that folder to start the stage again"
+            ) from error
 
     def restore(self) -> int:
         """Restores the newest checkpoint that can be read.
@@ -136,27 +149,30 @@ class MetricsLog(keras.callbacks.Callback):
         """Writes the file with the new row, in one piece."""
         values = {name: float(value) for name, value in (logs or {}).items()}
         self.rows.append({"stage": self.stage, "epoch": epoch + 1, **values})
-        files.write_text(self.path, "".join(json.dumps(row) + "\n" for row in self.rows))
+        files.write_text(
+            self.path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in self.rows)
+        )
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     """The rows of a `metrics.jsonl`; none if there is no file.
 
     Raises:
-        InputError: a line is no JSON object with a stage and an epoch.
+        InputError: a line is no JSON object with a stage, an epoch and numbers.
     """
     if not path.exists():
         return []
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            row = json.loads(line)
-            rows.append({**row, "stage": str(row["stage"]), "epoch": int(row["epoch"])})
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(
-                f"{path}, line {number} is damaged; delete the file to go on without its history"
-            ) from error
+    rows = files.read_json_lines(path, _METRICS_REMEDY)
+    for number, row in enumerate(rows, 1):
+        values = {**row} if isinstance(row, dict) else {}
+        named = isinstance(values.pop("stage", None), str)
+        if not named or "epoch" not in values or not all(map(_is_number, values.values())):
+            raise InputError(f"{path}, line {number} is damaged; {_METRICS_REMEDY}")
     return rows
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 class KeepController(keras.callbacks.Callback):
@@ -177,15 +193,15 @@ class KeepController(keras.callbacks.Callback):
         save_weights(self.controller, self.path_of(epoch + 1))
 
 
-class StopOnNan(keras.callbacks.Callback):
-    """Ends the run with a clear error when a loss is no longer a number."""
+class StopWhenDiverged(keras.callbacks.Callback):
+    """Ends the run with a clear error when a loss is no longer finite."""
 
     def on_epoch_end(self, epoch, logs=None):
         """Checks every value of the epoch."""
         for name, value in (logs or {}).items():
-            if math.isnan(value):
+            if not math.isfinite(value):
                 raise ModelError(
-                    f"{name} is not a number after epoch {epoch + 1}; lower the learning rate "
+                    f"{name} is {value} after epoch {epoch + 1}; lower the learning rate "
                     "(config.*.learning_rate) or set config.train.clip_norm, in a new --workdir"
                 )
 

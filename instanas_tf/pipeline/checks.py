@@ -29,6 +29,9 @@ AT_LEAST = {
     "config.data.image_size": 8,
     "config.train.batch_size": 2,
     "config.train.clip_norm": 0,
+    "config.pretrain.weight_decay": 0,
+    "config.search.supernet_weight_decay": 0,
+    "config.finetune.weight_decay": 0,
     "config.pretrain.epochs": 1,
     "config.search.epochs": 1,
     "config.finetune.epochs": 1,
@@ -69,13 +72,13 @@ SHARES = (
     "config.train.bn_momentum",
     "config.pretrain.keep_random_from",
 )
-KNOTS = (
-    "config.pretrain.keep",
-    "config.search.priced.alpha",
-    "config.search.priced.target",
-    "config.search.published.alpha",
-)
-POSITIVE_LISTS = ("config.variants.targets", "config.evaluate.baseline_widths")
+KNOTS = {  # With the range of the values.
+    "config.pretrain.keep": (0, 1),
+    "config.search.priced.alpha": (0.5, 1),
+    "config.search.priced.target": (0, 100),
+    "config.search.published.alpha": (0.5, 1),
+}
+POSITIVE_LISTS = {"config.variants.targets": 100, "config.evaluate.baseline_widths": 8}
 
 
 def check(config: ConfigDict) -> None:
@@ -92,20 +95,33 @@ def check(config: ConfigDict) -> None:
     for name, least in AT_LEAST.items():
         if not values[name] >= least:
             _refuse(name, f"at least {least}", values[name])
+    if config.seed >= 2**31:
+        _refuse("config.seed", "below 2**31", config.seed)
     for name in ABOVE_ZERO:
         if not 0 < values[name] < float("inf"):
             _refuse(name, "above 0", values[name])
     for name in SHARES:
         if not 0 <= values[name] <= 1:
             _refuse(name, "from 0 to 1", values[name])
-    for name in KNOTS:
-        if not _are_knots(values[name]):
-            _refuse(name, "(progress, value) pairs with progress rising in [0, 1]", values[name])
-    for name in POSITIVE_LISTS:
-        if not values[name] or not all(_is_number(v) and v > 0 for v in values[name]):
-            _refuse(name, "a tuple of numbers above 0", values[name])
+    for name, (low, high) in KNOTS.items():
+        if not _are_knots(values[name], low, high):
+            expected = (
+                f"(progress, value) pairs, progress rising in [0, 1], values in {low}..{high}"
+            )
+            _refuse(name, expected, values[name])
+    for name, high in POSITIVE_LISTS.items():
+        if not values[name] or not all(_is_number(v) and 0 < v <= high for v in values[name]):
+            _refuse(name, f"a tuple of numbers above 0 and at most {high}", values[name])
+    widest = config.space.width * max(1.0, *config.evaluate.baseline_widths)
+    if widest > mobilenet_v2.MAX_WIDTH:
+        _refuse(
+            "config.space.width, with the widest of config.evaluate.baseline_widths,",
+            f"at most {mobilenet_v2.MAX_WIDTH}",
+            widest,
+        )
     low_high = values["config.pretrain.keep_range"]
-    if len(low_high) != 2 or not 0 <= low_high[0] <= low_high[1] <= 1:
+    numbers = len(low_high) == 2 and all(map(_is_number, low_high))
+    if not numbers or not 0 <= low_high[0] <= low_high[1] <= 1:
         _refuse("config.pretrain.keep_range", "(lowest, highest) in [0, 1]", low_high)
     if values["config.search.published.lower_guard"] >= 1:
         _refuse(
@@ -126,12 +142,14 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _are_knots(points: Any) -> bool:
+def _are_knots(points: Any, low: float, high: float) -> bool:
     if not points or not all(isinstance(p, (tuple, list)) and len(p) == 2 for p in points):
         return False
     if not all(_is_number(x) and _is_number(y) for x, y in points):
         return False
     progress = [x for x, _ in points]
+    if not all(low <= y <= high for _, y in points):
+        return False
     return progress == sorted(progress) and progress[0] >= 0 and progress[-1] <= 1
 
 

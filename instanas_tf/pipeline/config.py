@@ -13,7 +13,7 @@ import pathlib
 from collections.abc import Iterable
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FrozenConfigDict
 
 from instanas_tf import files
 from instanas_tf.errors import InputError
@@ -122,7 +122,7 @@ def _search() -> ConfigDict:
     search = ConfigDict()
     search.recipe = "priced"  # "priced" or "published"; each has a section of its own.
     search.epochs = 20
-    search.controller_learning_rate = 1e-3
+    search.controller_learning_rate = 2e-3
     search.controller_decay_epochs = 0  # Divide by 10 so often; 0 keeps the rate.
     search.supernet_learning_rate = 0.02
     search.supernet_weight_decay = 1e-4
@@ -265,8 +265,10 @@ def load(path: str) -> ConfigDict:
         ValueError,
     ) as error:
         raise InputError(f"--config={path} cannot be used ({error}); mend the file") from error
-    if not isinstance(config, ConfigDict):
-        raise InputError(f"--config={path}: get_config() must return a ConfigDict; mend the file")
+    if not isinstance(config, ConfigDict) or isinstance(config, FrozenConfigDict):
+        raise InputError(
+            f"--config={path}: get_config() must return a ConfigDict, not frozen; mend the file"
+        )
     check_keys(config)
     return config
 
@@ -280,9 +282,9 @@ def from_json(path: pathlib.Path) -> ConfigDict:
     content = files.read_json(path, "choose another --workdir")
     try:
         config = ConfigDict(_tuples(content), convert_dict=True)
-    except (TypeError, ValueError, AttributeError) as error:
+        check_keys(config)
+    except (TypeError, ValueError, AttributeError, InputError) as error:
         raise InputError(f"{path} is damaged ({error}); choose another --workdir") from error
-    check_keys(config)
     return config.lock()
 
 

@@ -83,11 +83,11 @@ def fit(
 
     Raises:
         InputError: the batch is larger than the training split, or checkpoints are damaged.
-        ModelError: a checkpoint cannot be written, or a loss is not a number.
+        ModelError: a checkpoint cannot be written, or a loss is not finite.
     """
     batch_size = config.train.batch_size
     steps = data.steps_per_epoch(images.train, batch_size)
-    resume = callbacks.Resume(model, workdir.resume(stage))
+    resume = callbacks.Resume(model.state, workdir.resume(stage))
     first = resume.restore()
     if first >= epochs:
         return
@@ -96,7 +96,7 @@ def fit(
     if hasattr(model, "seed_generator"):
         around.append(callbacks.EpochSeed(model.seed_generator, seed))
     around += [
-        callbacks.StopOnNan(),
+        callbacks.StopWhenDiverged(),
         callbacks.MetricsLog(workdir.metrics, stage, first),
         keras.callbacks.TensorBoard(str(workdir.tensorboard / stage), write_graph=False),
         resume,

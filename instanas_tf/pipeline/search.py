@@ -116,6 +116,9 @@ class Pick:
     accuracy: float
 
 
+_WANTED = {"val_latency_ratio", "val_accuracy"}
+
+
 def pick_variants(rows: list[dict], targets: tuple[float, ...]) -> list[Pick]:
     """Picks, for each target, the best epoch on the validation split.
 
@@ -130,7 +133,7 @@ def pick_variants(rows: list[dict], targets: tuple[float, ...]) -> list[Pick]:
     Raises:
         InputError: there is no epoch of a search, or no target.
     """
-    epochs = [row for row in rows if row["stage"] == "search" and "val_latency_ratio" in row]
+    epochs = [row for row in rows if row["stage"] == "search" and _WANTED <= row.keys()]
     if not epochs or not targets:
         raise InputError(
             "metrics.jsonl holds no epoch of a search, or config.variants.targets is empty; "

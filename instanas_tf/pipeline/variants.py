@@ -14,6 +14,7 @@ from instanas_tf.models.controller import Controller
 from instanas_tf.models.expert import static_network
 from instanas_tf.pipeline import callbacks
 from instanas_tf.pipeline.workdir import WorkDir
+from instanas_tf.spaces import controllers
 from instanas_tf.spaces.space import SearchSpace
 
 FORMAT = "instanas_tf/experts"
@@ -76,13 +77,9 @@ class Variant:
         callbacks.load_weights(network, path)
         return network
 
-    def __post_init__(self) -> None:
-        """Fails where the entry's policies do not fit its space."""
-        self.space.policy_from_names(self.entry["experts"][0]["policy"])
-
 
 def read(workdir: WorkDir) -> dict[str, Any]:
-    """The content of `experts.json`.
+    """The content of `experts.json`, checked.
 
     Raises:
         InputError: there is none yet, or it is damaged.
@@ -90,14 +87,47 @@ def read(workdir: WorkDir) -> dict[str, Any]:
     if not workdir.experts.exists():
         raise InputError(f"{workdir.root} holds no experts yet; {_REMEDY}")
     content = files.read_json(workdir.experts, "delete it and train again")
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise InputError(f"{workdir.experts} is damaged; delete it and train again")
-    if content.get("version") != VERSION:
+    try:
+        _check(content)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise InputError(
-            f"{workdir.experts} has version {content.get('version')}, not {VERSION}; "
-            "train again in another --workdir"
-        )
+            f"{workdir.experts} is damaged ({error!r}); delete it and train again"
+        ) from error
     return content
+
+
+def _check(content: dict[str, Any]) -> None:
+    """Looks at everything that a reader of `experts.json` relies on; raises if it is not there."""
+    if (content["format"], content["version"]) != (FORMAT, VERSION):
+        raise ValueError(f"format {content['format']}, version {content['version']}")
+    space = SearchSpace.from_json(content["space"])
+    controllers.get(content["controller"], space.image_size)
+    for name, size in (("mean", 3), ("std", 3), ("labels", space.num_classes)):
+        if len(content[name]) != size:
+            raise ValueError(f"{name} must have {size} entries")
+    if not all(isinstance(label, str) for label in content["labels"]):
+        raise ValueError("labels must be text")
+    sum([*content["mean"], *content["std"]])
+    names = [_check_variant(entry, space) for entry in content["variants"]]
+    if content["selected"] not in names or len(set(names)) != len(names):
+        raise ValueError(f"selected {content['selected']!r} among {names}")
+
+
+def _check_variant(entry: dict[str, Any], space: SearchSpace) -> str:
+    """Checks one variant and returns its name."""
+    numbers = [entry[name] for name in ("predicted_latency_ms", "target", "epoch")]
+    numbers += [entry["unique_policies"], entry["varying_bits"]]
+    numbers += [entry["validation_accuracy"]["recalibrated"]]
+    for index, expert in enumerate(entry["experts"]):
+        if expert["name"] != f"expert_{index:02d}":
+            raise ValueError(f"expert {expert['name']!r} at position {index}")
+        space.policy_from_names(expert["policy"])
+        numbers += [expert[name] for name in ("predicted_latency_ms", "share")]
+        numbers += [expert["validation_accuracy"]]
+    sum(numbers)
+    if not entry["experts"] or not isinstance(entry["name"], str):
+        raise ValueError("a variant needs a name and experts")
+    return entry["name"]
 
 
 def load(workdir: WorkDir) -> list[Variant]:
@@ -107,13 +137,7 @@ def load(workdir: WorkDir) -> list[Variant]:
         InputError: there is no `experts.json`, or it is damaged.
     """
     content = read(workdir)
-    try:
-        found = [Variant(entry, content, workdir) for entry in content["variants"]]
-    except (IndexError, KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{workdir.experts} is damaged ({error}); delete it and train again"
-        ) from error
-    return found
+    return [Variant(entry, content, workdir) for entry in content["variants"]]
 
 
 def pick(workdir: WorkDir, name: str = "") -> Variant:

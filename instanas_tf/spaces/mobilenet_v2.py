@@ -10,6 +10,7 @@ import dataclasses
 
 from instanas_tf.spaces.space import CellSpec, OpSpec, SearchSpace
 
+MAX_WIDTH = 8
 INSTANAS_OPS = (
     OpSpec("ir3_e6", "inverted_residual", kernel=3, expansion=6),
     OpSpec("ir3_e3", "inverted_residual", kernel=3, expansion=3),
@@ -85,8 +86,10 @@ def get(name: str, width: float = 1.0, num_classes: int = 10, merge: str = "sum"
     """
     if name not in LAYOUTS:
         raise ValueError(f"`name` must be one of {sorted(LAYOUTS)}. Received: name={name!r}")
-    if not 0 < width <= 8:
-        raise ValueError(f"`width` must be above 0 and at most 8. Received: width={width}")
+    if not 0 < width <= MAX_WIDTH:
+        raise ValueError(
+            f"`width` must be above 0 and at most {MAX_WIDTH}. Received: width={width}"
+        )
     layout = LAYOUTS[name]
     stem, stem_stride = round_channels(layout.stem[0] * width), layout.stem[1]
     channels, size, cells = stem, -(-layout.image_size // stem_stride), []

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from export import runtime, worker
-from instanas_tf.errors import InputError, InstanasError, ModelError
+from instanas_tf.errors import CommandError, InputError, InstanasError, ModelError
 from tests import fixtures_ring as ring
 
 IMAGES = np.random.default_rng(0).uniform(0, 255, (3, 8, 8, 3)).astype(np.float32)
@@ -40,9 +40,9 @@ def test_outputs_of_both_runtimes_agree(exported):
 def test_a_file_that_cannot_be_loaded(tmp_path):
     path = tmp_path / "bad.tflite"
     path.write_bytes(b"no model")
-    with pytest.raises(ModelError, match="bad.tflite cannot be loaded .*export it again"):
+    with pytest.raises(CommandError, match="bad.tflite cannot be loaded .*export it again"):
         worker.outputs({"bad": path}, IMAGES)
-    with pytest.raises(ModelError, match="none.tflite cannot be loaded"):
+    with pytest.raises(CommandError, match="none.tflite cannot be loaded"):
         worker.outputs({"none": tmp_path / "none.tflite"}, IMAGES)
 
 
@@ -60,7 +60,9 @@ def test_no_runtime_is_installed(exported, tmp_path, monkeypatch):
         "util.find_spec = lambda name, *rest: None if name in runtimes else find(name, *rest)\n"
     )
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{ring.ROOT}")
-    with pytest.raises(ModelError, match="pip install tflite-runtime .*pip install ai-edge-litert"):
+    with pytest.raises(
+        CommandError, match="pip install tflite-runtime .*pip install ai-edge-litert"
+    ):
         worker.outputs({"e": exported / "expert_00.tflite"}, IMAGES)
 
 

@@ -147,7 +147,7 @@ def test_read_json_lines(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"a": 1}\n[2]\n')
     assert files.read_json_lines(tmp_path / "a.jsonl", "") == [{"a": 1}, [2]]
     (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"a"')
-    with pytest.raises(InputError, match="a.jsonl is damaged .*; do this"):
+    with pytest.raises(InputError, match="a.jsonl, line 2 is damaged .*; do this"):
         files.read_json_lines(tmp_path / "a.jsonl", "do this")
 
 

@@ -87,10 +87,13 @@ def test_mistakes(capsys, tmp_path, monkeypatch, arguments, words):
 def untrained(tmp_path):
     """A folder with a run's config alone."""
     from instanas_tf.pipeline.config import default_config
-    from instanas_tf.pipeline.workdir import open_workdir
+    from instanas_tf.pipeline.workdir import open_workdir, start
     from instanas_tf.train import override
 
-    return open_workdir(tmp_path / "run", override(default_config(), ring.overrides()))
+    config = override(default_config(), ring.overrides())
+    workdir = open_workdir(tmp_path / "run", config)
+    start(workdir, config)
+    return workdir
 
 
 def test_damaged_config(capsys, untrained):

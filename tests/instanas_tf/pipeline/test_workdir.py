@@ -7,7 +7,14 @@ import pytest
 from instanas_tf.errors import InputError, ModelError
 from instanas_tf.pipeline import config as config_module
 from instanas_tf.pipeline import workdir as workdir_module
-from instanas_tf.pipeline.workdir import STAGES, WorkDir, existing_workdir, open_workdir
+from instanas_tf.pipeline.workdir import STAGES, WorkDir, existing_workdir, open_workdir, start
+
+
+def begun(root, config):
+    """A run whose data was good."""
+    workdir = open_workdir(root, config)
+    start(workdir, config)
+    return workdir
 
 
 def test_a_stage_is_done_when_its_result_is_there(tmp_path):
@@ -37,9 +44,10 @@ def test_first_difference():
 
 def test_open_twice(tmp_path):
     made = config_module.default_config()
-    first = open_workdir(tmp_path / "run", made)
+    assert not open_workdir(tmp_path / "run", made).root.exists()
+    first = begun(tmp_path / "run", made)
     content = first.config.read_bytes()
-    assert open_workdir(tmp_path / "run", made) == first
+    assert begun(tmp_path / "run", made) == first
     assert first.config.read_bytes() == content
     assert config_module.flatten(config_module.from_json(first.config)) == (
         config_module.flatten(made)
@@ -48,7 +56,7 @@ def test_open_twice(tmp_path):
 
 def test_open_with_another_config(tmp_path):
     made = config_module.default_config()
-    open_workdir(tmp_path / "run", made)
+    begun(tmp_path / "run", made)
     made.search.epochs += 1
     with pytest.raises(InputError, match="config.search.epochs: .* there, .* asked for"):
         open_workdir(tmp_path / "run", made)
@@ -59,7 +67,7 @@ def test_open_at_a_file(tmp_path):
     with pytest.raises(InputError, match="is a file"):
         open_workdir(tmp_path / "run", config_module.default_config())
     with pytest.raises(ModelError, match="cannot write"):
-        open_workdir(tmp_path / "run" / "below", config_module.default_config())
+        begun(tmp_path / "run" / "below", config_module.default_config())
 
 
 def test_the_latest_run_is_found(tmp_path, monkeypatch):
@@ -67,7 +75,7 @@ def test_the_latest_run_is_found(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="no run below runs/; train first"):
         existing_workdir("")
     for time, name in ((30, "b"), (20, "a"), (10, "c")):
-        path = open_workdir(tmp_path / "runs" / name, config_module.default_config()).config
+        path = begun(tmp_path / "runs" / name, config_module.default_config()).config
         os.utime(path, (time, time))
     assert existing_workdir("").root.name == "b"
     assert existing_workdir("runs/a").root.name == "a"
