@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -24,6 +25,7 @@ from instanas_tf.pipeline.workdir import WorkDir
 from instanas_tf.spaces import get
 
 CHECK_IMAGES = 16
+Say = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +41,9 @@ class Alone:
     network: keras.Model
 
 
-def baselines(config: ConfigDict, images: data.ImageData, workdir: WorkDir) -> list[Alone]:
+def baselines(
+    config: ConfigDict, images: data.ImageData, workdir: WorkDir, say: Say
+) -> list[Alone]:
     """The reference op in every cell, at several widths, trained with a variant's budget."""
     found = []
     for factor in config.evaluate.baseline_widths:
@@ -47,6 +51,7 @@ def baselines(config: ConfigDict, images: data.ImageData, workdir: WorkDir) -> l
         space = get(config.space.name, width, images.num_classes, config.space.merge)
         policy = space.single_op_policy(space.reference_op)
         name = f"mobilenet_v2_{round(width, 3)}"
+        say(f"training {name} alone, {weight_epochs(config)} epochs")
         found.append(Alone(name, train_alone(name, space, policy, config, images, workdir)))
     return found
 
@@ -57,6 +62,7 @@ def twins(
     workdir: WorkDir,
     found: list[variants.Variant],
     table: LatencyTable,
+    say: Say,
 ) -> dict[str, Alone]:
     """For each variant a static network of the same latency, trained alone.
 
@@ -71,23 +77,34 @@ def twins(
         policy = variant.policies[index]
         name = f"alone_{files.digest(table.space.policy_names(policy))[:8]}"
         if name not in trained:
+            say(f"training expert_{index:02d} of variant {variant.name} alone")
             network = train_alone(name, table.space, policy, config, images, workdir)
             trained[name] = Alone(name, network)
         of_variant[variant.name] = trained[name]
     return of_variant
 
 
-def compare(config: ConfigDict, images: data.ImageData, workdir: WorkDir) -> dict[str, Any]:
-    """Runs stage 5, writes `results.json` and `results.png`, and returns the results."""
+def compare(
+    config: ConfigDict, images: data.ImageData, workdir: WorkDir, say: Say
+) -> dict[str, Any]:
+    """Runs stage 5, writes `results.json` and `results.png`, and returns the results.
+
+    Args:
+        config: of the run.
+        images: the dataset; the test split is used.
+        workdir: of the run.
+        say: told in a line what is going on.
+    """
     table = LatencyTable.load(workdir.latency_table)
     found = variants.load(workdir)
-    static = baselines(config, images, workdir)
-    alone = twins(config, images, workdir, found, table)
+    static = baselines(config, images, workdir, say)
+    alone = twins(config, images, workdir, found, table, say)
     models: dict[str, keras.Model] = {item.name: item.network for item in static}
     models |= {item.name: item.network for item in alone.values()}
     for variant in found:
         models |= {f"{variant.name}_{n}": m for n, m in deploy.models(variant).items()}
 
+    say(f"converting and checking {len(models)} models, then timing them on test images")
     test_images, labels = data.to_arrays(images.test)
     test_images = test_images.astype(np.float32)
     with tempfile.TemporaryDirectory(prefix="compare") as folder:

@@ -116,7 +116,7 @@ def read_json_lines(path: pathlib.Path, remedy: str) -> list[Any]:
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; {remedy}") from error
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error}); {remedy}") from error
+        raise InputError(f"{path} is damaged ({error}); {remedy}") from error
     values = []
     for number, line in enumerate(lines, 1):
         try:

@@ -26,6 +26,7 @@ def import_tensorflow() -> None:
             import tensorflow as tf
 
             tf.config.list_physical_devices("GPU")
+            tf.get_logger().setLevel("ERROR")  # Its hints on retracing are for other code.
             done = True
         finally:
             os.dup2(kept, 2)

@@ -108,6 +108,9 @@ def run_stages(names: Sequence[str], config: ConfigDict, workdir: WorkDir) -> No
         flush=True,
     )
 
+    def say(line: str) -> None:
+        print(line, flush=True)
+
     def run_measure() -> None:
         space = fitting.make_space(config, images.num_classes)
         table = measure.measure(config, space, workdir, config.latency.device)
@@ -118,7 +121,7 @@ def run_stages(names: Sequence[str], config: ConfigDict, workdir: WorkDir) -> No
         "measure": run_measure,
         "search": lambda: search.search(config, images, workdir),
         "finetune": lambda: finetune.finetune(config, images, workdir),
-        "evaluate": lambda: compare.compare(config, images, workdir),
+        "evaluate": lambda: compare.compare(config, images, workdir, say),
     }
     for number, name in enumerate(names, 1):
         print(f"== {name} ({number} of {len(names)})", flush=True)

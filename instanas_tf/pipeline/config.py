@@ -90,7 +90,7 @@ def _train() -> ConfigDict:
 def _pretrain() -> ConfigDict:
     """Stage 1: the supernet under path dropout."""
     pretrain = ConfigDict()
-    pretrain.epochs = 15
+    pretrain.epochs = 12
     pretrain.learning_rate = 0.05
     pretrain.schedule = "cosine"  # "cosine", or "step": ÷10 at 50 % and 75 %.
     pretrain.weight_decay = 1e-4
@@ -121,7 +121,7 @@ def _search() -> ConfigDict:
     """Stage 3: controller and supernet together. One key chooses between two recipes."""
     search = ConfigDict()
     search.recipe = "priced"  # "priced" or "published"; each has a section of its own.
-    search.epochs = 20
+    search.epochs = 16
     search.controller_learning_rate = 2e-3
     search.controller_decay_epochs = 0  # Divide by 10 so often; 0 keeps the rate.
     search.supernet_learning_rate = 0.02
@@ -147,7 +147,7 @@ def _priced() -> ConfigDict:
     priced.diversity_ratio = 1.2
     # Target mean latency as (progress, share of the reference network's) knots.
     priced.target = ((0.0, 1.5), (0.6, 0.5), (1.0, 0.5))
-    priced.price_rate = 0.2  # λ grows by this times (mean latency - target), as shares.
+    priced.price_rate = 0.5  # λ grows by this times (mean latency - target), as shares.
     return priced
 
 
@@ -172,8 +172,9 @@ def _published() -> ConfigDict:
 def _variants() -> ConfigDict:
     """Which epochs of the search are kept."""
     variants = ConfigDict()
-    # Mean greedy latencies, as shares of L_base, for which an epoch of the search is picked.
-    variants.targets = (0.7, 0.5)
+    # Mean greedy latencies, controller included, as shares of the reference network's, for
+    # each of which an epoch of the search is picked.
+    variants.targets = (0.5,)
     return variants
 
 
@@ -188,7 +189,7 @@ def _experts() -> ConfigDict:
 def _finetune() -> ConfigDict:
     """Stage 4: the weights for the experts."""
     finetune = ConfigDict()
-    finetune.epochs = 8
+    finetune.epochs = 6
     finetune.learning_rate = 0.01
     finetune.weight_decay = 4e-5
     return finetune
