@@ -15,7 +15,8 @@ _NO_TFLITE_RUNTIME = (
 )
 _LITERT = "ai-edge-litert>=1.4,<3"
 
-_TEST = ["pytest>=8.2,<10", "hypothesis>=6.100,<7", "ruff==0.17.*"]
+# With the second runtime, so that both are tested where both can be had.
+_TEST = ["pytest>=8.2,<10", "hypothesis>=6.100,<7", "ruff==0.17.*", _LITERT]
 
 _README = pathlib.Path(__file__).parent / "README.md"
 

@@ -68,7 +68,7 @@ def test_a_crash_shows_what_it_left(monkeypatch, tmp_path):
 
 def test_measurements_that_cannot_be_read(monkeypatch, tmp_path):
     answer(monkeypatch, 0, rows="{")
-    with pytest.raises(InputError, match="m.jsonl is damaged .*; measure again"):
+    with pytest.raises(InputError, match="m.jsonl, line 1 is damaged .*; measure again"):
         bench.bench(tmp_path / "manifest.json", tmp_path / "m.jsonl", SETTINGS, "host")
 
 

@@ -1,5 +1,7 @@
 """Files are run in a process of their own, and its errors come back."""
 
+import importlib.util
+
 import numpy as np
 import pytest
 
@@ -31,6 +33,9 @@ def test_timings(exported):
 
 
 def test_outputs_of_both_runtimes_agree(exported):
+    missing = [name for name in runtime.RUNTIMES if importlib.util.find_spec(name) is None]
+    if missing:  # tflite-runtime has no wheels for Python 3.12 and later.
+        pytest.skip(f"{missing[0]} is not installed, so that there is nothing to compare with")
     paths = {"e": exported / "expert_00.tflite"}
     found = [worker.outputs(paths, IMAGES, name)["e"] for name in runtime.RUNTIMES]
     assert found[0].shape == (3, 10)
@@ -73,6 +78,7 @@ def test_an_unknown_runtime_keeps_its_exit_code(exported):
 
 
 def test_find_runtime(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     assert runtime.find_runtime("ai_edge_litert") == "ai_edge_litert.interpreter"
     assert runtime.find_runtime() == "tflite_runtime.interpreter"
     with pytest.raises(InputError, match="Received: 'other'"):

@@ -30,10 +30,11 @@ def test_baselines(trained_alone):
     config = config_module.default_config()
     config.space.name, config.space.width = "tiny", 2.0
     config.evaluate.baseline_widths = (1.0, 0.5)
-    images = types.SimpleNamespace(num_classes=7)
-    found = compare.baselines(config, images, None)
+    images, said = types.SimpleNamespace(num_classes=7), []
+    found = compare.baselines(config, images, None, said.append)
     assert [item.name for item in found] == ["mobilenet_v2_2.0", "mobilenet_v2_1.0"]
     assert [space.cells[-1].out_channels for _, space, _ in trained_alone] == [32, 16]
+    assert [line.split()[1] for line in said] == ["mobilenet_v2_2.0", "mobilenet_v2_1.0"]
     for _, space, policy in trained_alone:
         assert space.num_classes == 7
         np.testing.assert_array_equal(policy, space.single_op_policy("ir3_e6"))
@@ -57,7 +58,9 @@ def test_a_variants_twin_costs_what_the_variant_costs(trained_alone):
         variant("B", 7.0, policies),
         variant("C", 1.0, policies),
     ]
-    twins = compare.twins(config_module.default_config(), None, None, found, table)
+    twins = compare.twins(
+        config_module.default_config(), None, None, found, table, lambda line: None
+    )
     assert twins["A"] == twins["B"] != twins["C"]
     assert len(trained_alone) == 2
     np.testing.assert_array_equal(trained_alone[0][2], policies[1])

@@ -71,7 +71,7 @@ def variable():
 def scheduled(recipe, progress, **changes):
     """What the schedules set at a progress, of a table with round numbers."""
     config = config_module.default_config()
-    config.search.recipe = recipe
+    config.search.recipe, config.search.controller_learning_rate = recipe, 1e-3
     config.search.priced.target = ((0.0, 1.5), (0.5, 0.4))
     config.search.priced.alpha = ((0.0, 0.92), (1.0, 0.99))
     for name, value in changes.items():
