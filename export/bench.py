@@ -7,12 +7,10 @@ a file of measurements comes out.
 from __future__ import annotations
 
 import pathlib
-import subprocess
-import sys
 from collections.abc import Mapping
 from typing import Any
 
-from instanas_tf import files
+from instanas_tf import children, files
 from instanas_tf.errors import CommandError
 
 
@@ -34,11 +32,10 @@ def bench(
         CommandError: with the exit code and the line of `android_bench`.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "android_bench", f"--manifest={manifest}", f"--out={out}"]
-    command.append(f"--device={device}")
+    arguments = [f"--manifest={manifest}", f"--out={out}", f"--device={device}"]
     for flag in ("runtime", "threads", "rounds", "warmup_runs", "min_runs", "min_secs"):
-        command.append(f"--{flag}={settings[flag]}")
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        arguments.append(f"--{flag}={settings[flag]}")
+    done = children.run_module("android_bench", *arguments)
     if done.returncode:
         prefix = "android_bench: "
         said = [line for line in done.stderr.splitlines() if line.startswith(prefix)]

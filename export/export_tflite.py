@@ -21,7 +21,7 @@ from export import manifest
 from export.bench import bench
 from instanas_tf import cli, files, startup
 from instanas_tf.errors import InputError
-from instanas_tf.pipeline.workdir import existing_workdir
+from instanas_tf.pipeline.workdir import existing_workdir, locked
 
 PACKAGES = ("tensorflow", "keras", "numpy", "tflite-runtime", "ai-edge-litert")
 
@@ -65,15 +65,16 @@ def parse_experts(text: str, count: int) -> list[int]:
 
 
 def _export(values: flags.FlagValues) -> None:
-    workdir = existing_workdir(values.workdir)
+    workdir = existing_workdir(values.workdir, "experts.json")
     startup.import_tensorflow()
     from instanas_tf.pipeline import variants
 
     variant = variants.pick(workdir, values.variant)
     indices = parse_experts(values.expert, len(variant.expert_names))
-    out = pathlib.Path(values.out) if values.out else workdir.export
+    out = pathlib.Path(values.out).expanduser() if values.out else workdir.export
     check_target(out)
-    rows = write_export(variant, indices, out)
+    with locked(workdir):
+        rows = write_export(variant, indices, out.resolve())
     header = ("model", "KiB", "predicted ms", "measured ms", "validation accuracy")
     print(cli.table(rows, header))
     print(f"Wrote variant {variant.name} to {out}")
@@ -86,11 +87,15 @@ def check_target(out: pathlib.Path) -> None:
     if out.is_dir() and not any(out.iterdir()):
         return
     try:
-        ours = bool(manifest.read(out).of_kind("controller"))
-    except InputError:
-        ours = False
-    if not ours:
-        raise InputError(f"--out={out} exists and is no export; choose another folder")
+        found = manifest.read(out)
+    except InputError as error:
+        message = f"--out={out} exists and is no export; choose another folder"
+        raise InputError(message) from error
+    known = {"manifest.json", "measurements.jsonl", *(model.path.name for model in found.models)}
+    strange = sorted(path.name for path in out.iterdir() if path.name not in known)
+    if strange or not found.of_kind("controller"):
+        what = f"holds {strange[0]!r}, which no export wrote" if strange else "is no export"
+        raise InputError(f"--out={out} {what}; move it away or choose another folder")
 
 
 def write_export(variant: Any, indices: list[int], out: pathlib.Path) -> list[list[str]]:
@@ -117,9 +122,9 @@ def _fill(variant: Any, indices: list[int], folder: pathlib.Path) -> list[list[s
     import numpy as np
 
     from export import convert, deploy
-    from instanas_tf.pipeline import config as config_module
+    from instanas_tf.pipeline import checks
 
-    config = config_module.from_json(variant.workdir.config)
+    config = checks.from_json(variant.workdir.config)
     wanted = ["controller"] + [variant.expert_names[index] for index in indices]
     models = deploy.models(variant, wanted)
     size = variant.space.image_size

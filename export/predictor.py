@@ -49,6 +49,7 @@ class Routed:
         self.experts = experts
         self._choice = controller.output_index("i")
         self._logits = [expert.output_index("f") for expert in experts]
+        self.widths = tuple(expert.output_width("f") for expert in experts)
 
     def run(self, image: np.ndarray) -> tuple[int, np.ndarray]:
         """Index of the expert and its logits [1, N] for one float32 image [1, H, W, 3]."""
@@ -70,6 +71,8 @@ class Predictor:
     """
 
     def __init__(self, folder: str | pathlib.Path, threads: int = 1, runtime: str = "auto"):
+        if threads < 1:
+            raise InputError(f"`threads` must be at least 1. Received: threads={threads}")
         content = manifest.read(pathlib.Path(folder))
         controllers, experts = content.of_kind("controller"), content.of_kind("expert")
         if len(controllers) != 1 or not experts:
@@ -84,12 +87,19 @@ class Predictor:
             raise InputError(f"{folder}/{manifest.NAME} lacks labels; {manifest.REMEDY}")
         for model in (*controllers, *experts):
             model.verify()
+        if [model.name for model in experts] != [f"expert_{i:02d}" for i in range(len(experts))]:
+            raise InputError(f"{folder}/{manifest.NAME} mixes up its experts; {manifest.REMEDY}")
         self.labels = tuple(labels)
         self.expert_names = tuple(model.name for model in experts)
         self._routed = Routed(
             TfliteModel(controllers[0].path, threads, runtime),
             [TfliteModel(model.path, threads, runtime) for model in experts],
         )
+        if any(width != len(labels) for width in self._routed.widths):
+            raise InputError(
+                f"{folder}/{manifest.NAME} has {len(labels)} labels, and its experts have other "
+                f"numbers of classes; {manifest.REMEDY}"
+            )
         self.image_shape = self._routed.controller.input_shape[1:]
 
     def predict(self, images: np.ndarray) -> list[Prediction]:
@@ -105,14 +115,20 @@ class Predictor:
         Raises:
             InputError: another shape, or no numbers.
         """
-        images = np.asarray(images)
+        try:
+            images = np.asarray(images)
+        except ValueError as error:
+            raise InputError("`images` must be one array: the images differ in shape") from error
         batch = images[None] if images.ndim == 3 else images
         if batch.ndim != 4 or batch.shape[1:] != self.image_shape or batch.dtype.kind not in "uif":
             raise InputError(
                 f"`images` must be raw pixels of shape [n, {', '.join(map(str, self.image_shape))}]"
                 f". Received: shape {images.shape}, dtype {images.dtype}"
             )
-        return [self._predict_one(image) for image in batch.astype(np.float32)]
+        batch = batch.astype(np.float32)
+        if not np.isfinite(batch).all():
+            raise InputError("`images` must be finite numbers. Received: NaN or infinity")
+        return [self._predict_one(image) for image in batch]
 
     def _predict_one(self, image: np.ndarray) -> Prediction:
         start = time.perf_counter()

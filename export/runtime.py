@@ -78,6 +78,12 @@ class TfliteModel:
                 return int(output["index"])
         raise ModelError(f"the model has no output of kind {kind!r}; export it again")
 
+    def output_width(self, kind: str) -> int:
+        """Size of the last axis of the first output of a kind; see `output_index`."""
+        index = self.output_index(kind)
+        shape = next(item["shape"] for item in self._outputs if item["index"] == index)
+        return int(shape[-1])
+
     def run_one(self, image: np.ndarray, output_index: int) -> np.ndarray:
         """One output, by `output_index`, for one float32 image [1, H, W, 3]."""
         self._interpreter.set_tensor(self._input["index"], image)

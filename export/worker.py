@@ -22,6 +22,7 @@ import numpy as np
 
 from export.predictor import Routed
 from export.runtime import TfliteModel
+from instanas_tf import children
 from instanas_tf.errors import CommandError, InstanasError, ModelError
 
 
@@ -124,14 +125,9 @@ def _run(job: dict[str, Any], images: np.ndarray) -> dict[str, np.ndarray]:
     """Runs a job in a subprocess."""
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
-        np.save(root / "images.npy", np.asarray(images, np.float32))
+        np.save(root / "images.npy", images)
         (root / "job.json").write_text(json.dumps(job), encoding="utf-8")
-        done = subprocess.run(
-            [sys.executable, "-m", "export.worker", str(root / "job.json")],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = children.run_module("export.worker", str(root / "job.json"))
         if done.returncode != 0:
             raise _failure(done)
         with np.load(root / "outputs.npz", allow_pickle=False) as arrays:
@@ -155,7 +151,8 @@ def _outputs_task(job: dict[str, Any], images: np.ndarray) -> dict[str, np.ndarr
     for name, path in job["models"].items():
         model = TfliteModel(pathlib.Path(path), runtime=job["runtime"])
         index = model.output_index(kind)
-        found[name] = np.concatenate([model.run_one(image[None], index) for image in images])
+        rows = [model.run_one(image[None].astype(np.float32), index) for image in images]
+        found[name] = np.concatenate(rows)
     return found
 
 
@@ -178,10 +175,10 @@ def _timings_task(job: dict[str, Any], images: np.ndarray) -> dict[str, np.ndarr
     measured = np.zeros((len(runs), job["rounds"], len(images)))
     for image in images[:20]:  # Warm-up: the first runs of a model are slower.
         for run in runs:
-            run(image[None])
+            run(image[None].astype(np.float32))
     for round_index in range(job["rounds"]):
         for position, image in enumerate(images):
-            batch = image[None]
+            batch = image[None].astype(np.float32)
             for system in generator.permutation(len(runs)):
                 start = time.perf_counter()
                 runs[system](batch)

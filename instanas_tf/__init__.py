@@ -5,6 +5,7 @@ is instant.
 """
 
 import importlib
+import sys
 
 __version__ = "0.1.0"
 
@@ -16,7 +17,11 @@ _NAMES = {
     "Supernet": "instanas_tf.models.supernet",
     "build_expert": "instanas_tf.models.expert",
 }
-_MODULES = ("latency", "search", "spaces")
+_MODULES = {
+    "latency": "instanas_tf.latency",
+    "search": "instanas_tf.search.rewards",  # So that instanas_tf.search.rewards is there.
+    "spaces": "instanas_tf.spaces",
+}
 
 __all__ = [*_NAMES, *_MODULES, "__version__"]
 
@@ -26,7 +31,8 @@ def __getattr__(name: str):
     if name in _NAMES:
         return getattr(importlib.import_module(_NAMES[name]), name)
     if name in _MODULES:
-        return importlib.import_module(f"instanas_tf.{name}")
+        importlib.import_module(_MODULES[name])
+        return sys.modules[f"{__name__}.{name}"]
     raise AttributeError(f"module 'instanas_tf' has no attribute {name!r}")
 
 

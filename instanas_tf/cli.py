@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -10,8 +11,8 @@ from absl import flags
 from instanas_tf.errors import InstanasError
 
 EXIT_CODES = (
-    "Exit codes: 0 done, 2 usage or bad input, 3 measurement too noisy, 4 device, "
-    "5 model, runtime or disk, 6 unparsable output, 130 interrupted."
+    "Exit codes: 0 done, 2 usage or bad input, 4 device, 5 model, runtime or disk, "
+    "6 unparsable output, 130 interrupted."
 )
 
 
@@ -43,6 +44,7 @@ def run(
         text = "\n".join(["Flags:", *lines])
         sys.stdout.write(f"{usage.strip()}\n\n{EXIT_CODES}\n\n{text}\n")
         return 0
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         rest = values(list(argv))
         if len(rest) > 1:
@@ -58,6 +60,11 @@ def run(
     except KeyboardInterrupt:
         return _fail(name, "interrupted; run the same command again to go on", 130)
     return 0
+
+
+def _terminated(number: int, frame: object) -> None:
+    """Ends the process by unwinding it, so that temporary files go."""
+    sys.exit(128 + number)
 
 
 def _fail(name: str, message: str, code: int) -> int:

@@ -106,7 +106,6 @@ def compare(
 
     say(f"converting and checking {len(models)} models, then timing them on test images")
     test_images, labels = data.to_arrays(images.test)
-    test_images = test_images.astype(np.float32)
     with tempfile.TemporaryDirectory(prefix="compare") as folder:
         shape = (1, images.image_size, images.image_size, 3)
         paths = convert.write_models(models, pathlib.Path(folder), {name: shape for name in models})
@@ -122,8 +121,8 @@ def compare(
         "selected": variants.read(workdir)["selected"],
         **results,
     }
-    files.write_json(workdir.results, results)
     report.picture(results, workdir.picture)
+    files.write_json(workdir.results, results)
     return results
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -55,6 +56,8 @@ def folder_replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     path = pathlib.Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left_behind in path.parent.glob(f".{path.name}.*"):  # By a run that was killed.
+            shutil.rmtree(left_behind, ignore_errors=True)
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as root:
             new, old = pathlib.Path(root) / "new", pathlib.Path(root) / "old"
             new.mkdir()
@@ -72,6 +75,21 @@ def folder_replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
             f"cannot write {path}: {error.strerror or error}; free some space or choose "
             "another folder, then run the same command again"
         ) from error
+
+
+def require_space(path: pathlib.Path, size: int) -> None:
+    """Raises ModelError unless `size` bytes and a mebibyte are free where `path` will lie."""
+    folder = pathlib.Path(path).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise ModelError(f"cannot write {path}: {error.strerror or error}") from error
+    if free < size + 2**20:
+        raise ModelError(
+            f"cannot write {path}: No space left on device ({free} bytes are free); free some "
+            "space, then run the same command again"
+        )
 
 
 def write_bytes(path: pathlib.Path, content: bytes) -> None:
@@ -133,7 +151,10 @@ def _parse(text: str) -> Any:
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is no JSON")
 
-    return json.loads(text, parse_constant=refuse)
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def sha256(path: pathlib.Path) -> str:

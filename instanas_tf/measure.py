@@ -20,8 +20,8 @@ from export.bench import bench
 from instanas_tf import cli, files, startup
 from instanas_tf.errors import InputError
 from instanas_tf.latency import LatencyTable, prediction_error
-from instanas_tf.pipeline import config as config_module
-from instanas_tf.pipeline.workdir import WorkDir, existing_workdir
+from instanas_tf.pipeline import checks
+from instanas_tf.pipeline.workdir import WorkDir, existing_workdir, locked
 from instanas_tf.spaces.space import SearchSpace
 
 MIN_CALIBRATION = 6
@@ -157,15 +157,19 @@ def _measure(values: flags.FlagValues) -> None:
     if values.device not in DEVICES:
         raise InputError(f"--device must be one of {', '.join(DEVICES)}. Received: {values.device}")
     workdir = existing_workdir(values.workdir)
-    if workdir.is_done("search"):
-        logging.warning("the search of this run was charged by the table that is now replaced")
+    if workdir.resume("search").exists() or workdir.is_done("search"):
+        raise InputError(
+            f"the search in {workdir.root} was charged by the table there, so a new one would "
+            "not fit its results; start a new --workdir"
+        )
     startup.import_tensorflow()
     from instanas_tf.pipeline import data, fitting
 
-    config = config_module.from_json(workdir.config)
+    config = checks.from_json(workdir.config)
     images = data.load(config.data, config.seed)
     space = fitting.make_space(config, images.num_classes)
-    table = measure(config, space, workdir, values.device)
+    with locked(workdir):
+        table = measure(config, space, workdir, values.device)
     print(cli.table(summary(table)))
     print(f"Wrote {workdir.latency_table}")
 

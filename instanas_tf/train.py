@@ -17,11 +17,12 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from export.runtime import find_runtime
 from instanas_tf import cli, files, startup
-from instanas_tf.errors import InputError
+from instanas_tf.errors import InputError, ModelError
 from instanas_tf.pipeline import checks
 from instanas_tf.pipeline import config as config_module
-from instanas_tf.pipeline.workdir import STAGES, WorkDir, open_workdir, start
+from instanas_tf.pipeline.workdir import STAGES, WorkDir, locked, open_workdir, start
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = override(config_module.load(parsed.config), overrides)
         checks.check(config)
         name = pathlib.Path(parsed.config).stem if parsed.config else config.data.name
-        train(config, pathlib.Path(parsed.workdir or f"runs/{name}"), parsed.stage)
+        root = parsed.workdir or f"runs/{name.replace('/', '_')}"
+        train(config, pathlib.Path(root).expanduser(), parsed.stage)
 
     return cli.run("train", command, rest, __doc__ or "", values)
 
@@ -86,7 +88,10 @@ def train(config: ConfigDict, root: pathlib.Path, stage: str) -> None:
             )
     left = [name for name in wanted if not workdir.is_done(name)]
     if left:
-        run_stages(left, config, workdir)
+        if "measure" in left or "evaluate" in left:
+            find_runtime(config.latency.runtime)
+        with locked(workdir):
+            run_stages(left, config, workdir)
     else:
         print(f"Nothing is left to do in {root}.")
     if workdir.is_done("evaluate"):
@@ -96,6 +101,8 @@ def train(config: ConfigDict, root: pathlib.Path, stage: str) -> None:
 def run_stages(names: Sequence[str], config: ConfigDict, workdir: WorkDir) -> None:
     """Loads the data and runs stages in order."""
     startup.import_tensorflow()
+    import tensorflow as tf
+
     from instanas_tf import compare, measure
     from instanas_tf.pipeline import data, finetune, fitting, pretrain, search
 
@@ -125,7 +132,14 @@ def run_stages(names: Sequence[str], config: ConfigDict, workdir: WorkDir) -> No
     }
     for number, name in enumerate(names, 1):
         print(f"== {name} ({number} of {len(names)})", flush=True)
-        stages[name]()
+        try:
+            stages[name]()
+        except tf.errors.OpError as error:
+            raise ModelError(
+                f"{name} was stopped by TensorFlow ({str(error).splitlines()[0]}); see to the "
+                "data, the disk and the memory, then run the same command again to go on"
+            ) from error
+        fitting.finish(name, workdir)
 
 
 def result_rows(results: dict[str, Any]) -> list[list[str]]:

@@ -87,7 +87,7 @@ class Resume(keras.callbacks.Callback):
         )
         try:
             self.manager = tf.train.CheckpointManager(self.checkpoint, str(folder), max_to_keep=2)
-        except (ValueError, tf.errors.OpError) as error:
+        except (ValueError, tf.errors.DataLossError) as error:
             raise InputError(
                 f"{folder}/checkpoint is damaged; delete that folder to start the stage again"
             ) from error
@@ -166,7 +166,9 @@ def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
     for number, row in enumerate(rows, 1):
         values = {**row} if isinstance(row, dict) else {}
         named = isinstance(values.pop("stage", None), str)
-        if not named or "epoch" not in values or not all(map(_is_number, values.values())):
+        if not named or type(values.get("epoch")) is not int or values["epoch"] < 1:
+            raise InputError(f"{path}, line {number} is damaged; {_METRICS_REMEDY}")
+        if not all(map(_is_number, values.values())):
             raise InputError(f"{path}, line {number} is damaged; {_METRICS_REMEDY}")
     return rows
 
@@ -207,7 +209,14 @@ class StopWhenDiverged(keras.callbacks.Callback):
 
 
 def save_weights(model: keras.Model, path: pathlib.Path) -> None:
-    """Writes a model's weights in Keras's HDF5 form, in one piece."""
+    """Writes a model's weights in Keras's HDF5 form, in one piece.
+
+    Room is looked for first, because the HDF5 library does not survive a full disk.
+
+    Raises:
+        ModelError: the disk is full, or the folder cannot be written.
+    """
+    files.require_space(path, 2 * sum(weight.nbytes for weight in model.get_weights()))
     with files.replacing(path, suffix=".weights.h5") as temporary:
         model.save_weights(temporary)
 
@@ -220,7 +229,7 @@ def load_weights(model: keras.Model, path: pathlib.Path) -> None:
     """
     try:
         model.load_weights(path)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = "does not exist" if not path.exists() else "is damaged or of another model"
         raise InputError(
             f"{path} {reason} ({str(error).splitlines()[0]}); run the stage that makes it "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import pathlib
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -24,6 +26,7 @@ CHOICES = {
     "config.latency.device": ("host",),
     "config.latency.runtime": ("auto", "tflite_runtime", "ai_edge_litert"),
 }
+MAX_SECS = 10  # Of one visit of `android_bench`.
 AT_LEAST = {
     "config.seed": 0,
     "config.data.image_size": 8,
@@ -53,6 +56,8 @@ AT_LEAST = {
     "config.evaluate.rounds": 1,
     "config.evaluate.timed_images": 1,
     "config.controller.logit_stddev": 0,
+    "config.search.batch_size": 0,
+    "config.finetune.batch_size": 0,
 }
 ABOVE_ZERO = (
     "config.space.width",
@@ -81,6 +86,20 @@ KNOTS = {  # With the range of the values.
 POSITIVE_LISTS = {"config.variants.targets": 100, "config.evaluate.baseline_widths": 8}
 
 
+def from_json(path: pathlib.Path) -> ConfigDict:
+    """The config that a work directory was started with, checked.
+
+    Raises:
+        InputError: the file is damaged, or holds what cannot be run.
+    """
+    config = config_module.from_json(path)
+    try:
+        check(config)
+    except InputError as error:
+        raise InputError(f"{path} is damaged ({error}); choose another --workdir") from error
+    return config
+
+
 def check(config: ConfigDict) -> None:
     """Refuses a config that cannot be run.
 
@@ -89,12 +108,20 @@ def check(config: ConfigDict) -> None:
     """
     config_module.check_keys(config)
     values = config_module.flatten(config)
+    for name, value in values.items():
+        if not _is_finite(value):
+            _refuse(name, "finite", value)
     for name, allowed in CHOICES.items():
         if values[name] not in allowed:
             _refuse(name, f"one of {', '.join(allowed)}", values[name])
     for name, least in AT_LEAST.items():
         if not values[name] >= least:
             _refuse(name, f"at least {least}", values[name])
+    if config.latency.min_secs > MAX_SECS:
+        _refuse("config.latency.min_secs", f"at most {MAX_SECS}", config.latency.min_secs)
+    widths = config.evaluate.baseline_widths
+    if len(set(widths)) != len(widths):
+        _refuse("config.evaluate.baseline_widths", "a tuple of different numbers", widths)
     if config.seed >= 2**31:
         _refuse("config.seed", "below 2**31", config.seed)
     for name in ABOVE_ZERO:
@@ -136,6 +163,12 @@ def check(config: ConfigDict) -> None:
             f"{size}, the size of the space {config.space.name}",
             config.data.image_size,
         )
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, (tuple, list)):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _is_number(value: Any) -> bool:

@@ -122,6 +122,7 @@ def _search() -> ConfigDict:
     search = ConfigDict()
     search.recipe = "priced"  # "priced" or "published"; each has a section of its own.
     search.epochs = 16
+    search.batch_size = 0  # 0: that of config.train.
     search.controller_learning_rate = 2e-3
     search.controller_decay_epochs = 0  # Divide by 10 so often; 0 keeps the rate.
     search.supernet_learning_rate = 0.02
@@ -190,6 +191,7 @@ def _finetune() -> ConfigDict:
     """Stage 4: the weights for the experts."""
     finetune = ConfigDict()
     finetune.epochs = 6
+    finetune.batch_size = 0  # 0: that of config.train.
     finetune.learning_rate = 0.01
     finetune.weight_decay = 4e-5
     return finetune
@@ -205,7 +207,12 @@ def _evaluate() -> ConfigDict:
 
 
 def published_config() -> ConfigDict:
-    """The published settings for CIFAR-10 (arXiv 1811.10201 and its official code)."""
+    """The published settings for CIFAR-10 (arXiv 1811.10201 and its official code).
+
+    What differs: images of the training split are held back for validation, weight decay is
+    decoupled from the gradient, and there is no dropout in front of the classifier (its rate
+    is not known).
+    """
     config = default_config()
     with config.unlocked():
         config.data.name = "cifar10"
@@ -226,11 +233,13 @@ def published_config() -> ConfigDict:
         config.pretrain.keep_random_from = 1.0
         config.search.recipe = "published"
         config.search.epochs = 500
+        config.search.batch_size = 32
         config.search.controller_learning_rate = 5e-4
         config.search.controller_decay_epochs = 100
         config.search.supernet_learning_rate = 5e-4
         config.variants.targets = (0.9, 0.6, 0.5, 0.35, 0.17)
         config.finetune.epochs = 300
+        config.finetune.batch_size = 256
         config.finetune.learning_rate = 1e-3
     return config.lock()
 
@@ -255,13 +264,16 @@ def load(path: str) -> ConfigDict:
         config = module.get_config()
     except (
         ArithmeticError,
+        AssertionError,
         AttributeError,
+        EOFError,
         ImportError,
         LookupError,
         NameError,
         OSError,
         RuntimeError,
         SyntaxError,
+        SystemExit,
         TypeError,
         ValueError,
     ) as error:

@@ -21,7 +21,7 @@ from instanas_tf.models.controller import Controller
 from instanas_tf.models.expert import build_expert, recalibrate
 from instanas_tf.models.supernet import Supernet
 from instanas_tf.models.training import Objective, TrainedModel, correct, cross_entropy, sgd
-from instanas_tf.pipeline import callbacks, data, fitting
+from instanas_tf.pipeline import callbacks, data, fitting, variants
 from instanas_tf.pipeline.search import Pick, pick_variants
 from instanas_tf.pipeline.workdir import WorkDir
 from instanas_tf.search import expert_set, schedules
@@ -79,9 +79,9 @@ class FineTune(TrainedModel):
 
 def controller_logits(controller: Controller, split: data.Split) -> np.ndarray:
     """Log-odds [n, L, K] for all images of a split, in order."""
-    probabilities = fitting.predict(controller, split).astype(np.float64)
-    bounded = np.clip(probabilities, 1e-7, 1.0 - 1e-7)
-    return np.log(bounded / (1.0 - bounded)).astype(np.float32)
+    step = tf.function(lambda images: controller.logits(images, training=False))
+    batches = data.eval_batches(split, fitting.EVAL_BATCH)
+    return np.concatenate([step(images).numpy() for images, _ in batches])
 
 
 def assign(logits: np.ndarray, experts: np.ndarray, space: SearchSpace) -> np.ndarray:
@@ -103,7 +103,8 @@ def recalibration_batches(config: ConfigDict, images: data.ImageData) -> list:
     """Shuffled training images without augmentation, in batches of equal size."""
     plain = config.data.augmentation.copy_and_resolve_references()
     plain.update(pad=0, flip=False, cutout=0)
-    size = min(fitting.EVAL_BATCH, images.train.count)
+    wanted = config.experts.recalibration_images
+    size = min(fitting.EVAL_BATCH, images.train.count, wanted)
     batches = data.train_batches(
         images.train,
         batch_size=size,
@@ -113,8 +114,7 @@ def recalibration_batches(config: ConfigDict, images: data.ImageData) -> list:
         augmentation=plain,
         mean=images.mean,
     )
-    count = max(1, config.experts.recalibration_images // size)
-    return [batch for batch, _ in batches.take(count)]
+    return [batch for batch, _ in batches.take(wanted // size)]
 
 
 def train_weights(
@@ -143,6 +143,7 @@ def train_weights(
         config=config,
         workdir=workdir,
         schedule=[fitting.learning_rate(optimizer, schedules.cosine(settings.learning_rate))],
+        batch_size=settings.batch_size,
     )
 
 
@@ -245,39 +246,39 @@ def finetune(config: ConfigDict, images: data.ImageData, workdir: WorkDir) -> No
     space = fitting.make_space(config, images.num_classes)
     table = LatencyTable.load(workdir.latency_table, space, config.controller.kind)
     picks = pick_variants(callbacks.read_metrics(workdir.metrics), config.variants.targets)
-    variants = []
+    found = []
     for pick in picks:
         record = workdir.variant(pick.name)
         if not record.exists():
             files.write_json(record, make_variant(pick, config, images, table, workdir))
             fitting.finish(f"finetune_{pick.name}", workdir)
-        variants.append(files.read_json(record, "delete it to make the variant again"))
+        found.append(variants.read_entry(record, space))
     files.write_json(
         workdir.experts,
         {
-            "format": "instanas_tf/experts",
-            "version": 1,
+            "format": variants.FORMAT,
+            "version": variants.VERSION,
             "space": space.to_json(),
             "mean": list(images.mean),
             "std": list(images.std),
             "labels": list(images.labels),
             "controller": config.controller.kind,
-            "selected": select(variants),
-            "variants": variants,
+            "selected": select(found),
+            "variants": found,
         },
     )
 
 
-def select(variants: list[dict[str, Any]], tolerance: float = 0.005) -> str:
+def select(entries: list[dict[str, Any]], tolerance: float = 0.005) -> str:
     """Name of the variant to ship unless the user says otherwise.
 
     The one with the least predicted latency among those within `tolerance` of the best
     validation accuracy.
     """
-    best = max(variant["validation_accuracy"]["recalibrated"] for variant in variants)
+    best = max(variant["validation_accuracy"]["recalibrated"] for variant in entries)
     near = [
         variant
-        for variant in variants
+        for variant in entries
         if variant["validation_accuracy"]["recalibrated"] >= best - tolerance
     ]
     return min(near, key=lambda variant: variant["predicted_latency_ms"])["name"]

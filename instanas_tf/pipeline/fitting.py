@@ -68,6 +68,7 @@ def fit(
     workdir: WorkDir,
     schedule: Sequence[tuple[Callable, Callable]],
     extra: Sequence[keras.callbacks.Callback] = (),
+    batch_size: int = 0,
 ) -> None:
     """Trains a stage to its end, from its last checkpoint if there is one.
 
@@ -80,12 +81,13 @@ def fit(
         workdir: of the run.
         schedule: pairs for `Scheduled`.
         extra: more callbacks, run before the state is saved.
+        batch_size: images in a step; 0 takes that of `config.train`.
 
     Raises:
         InputError: the batch is larger than the training split, or checkpoints are damaged.
         ModelError: a checkpoint cannot be written, or a loss is not finite.
     """
-    batch_size = config.train.batch_size
+    batch_size = batch_size or config.train.batch_size
     steps = data.steps_per_epoch(images.train, batch_size)
     resume = callbacks.Resume(model.state, workdir.resume(stage))
     first = resume.restore()

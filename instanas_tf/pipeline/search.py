@@ -13,7 +13,12 @@ from instanas_tf.models.training import sgd
 from instanas_tf.pipeline import callbacks, data, fitting
 from instanas_tf.pipeline.workdir import WorkDir
 from instanas_tf.search import rewards, schedules
-from instanas_tf.search.instance_aware import InstaNAS, SearchSettings
+from instanas_tf.search.instance_aware import (
+    CONTROLLER_METRICS,
+    SUPERNET_METRICS,
+    InstaNAS,
+    SearchSettings,
+)
 
 
 def search_settings(config: ConfigDict) -> SearchSettings:
@@ -77,12 +82,35 @@ def schedule(model: InstaNAS, config: ConfigDict, table: LatencyTable) -> list:
     return pairs
 
 
+class LeaveOutIdle(keras.callbacks.Callback):
+    """Takes the metrics of the network whose turn it is not out of an epoch's logs.
+
+    Nothing was averaged into them, and they would read 0.
+
+    Args:
+        search: alternates by epochs.
+    """
+
+    def __init__(self, search: InstaNAS):
+        super().__init__()
+        self.search = search
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Changes the logs that the callbacks behind this one see."""
+        turn = float(self.search.controller_turn.numpy()) > 0.5
+        for name in SUPERNET_METRICS if turn else CONTROLLER_METRICS:
+            (logs or {}).pop(name, None)
+
+
 def search(config: ConfigDict, images: data.ImageData, workdir: WorkDir) -> None:
     """Runs stage 2 and leaves `checkpoints/search.weights.h5` and the controllers."""
     space = fitting.make_space(config, images.num_classes)
     table = LatencyTable.load(workdir.latency_table, space, config.controller.kind)
     model = make_search(config, images, table)
     callbacks.load_weights(model.supernet, workdir.weights("pretrain"))
+    extra = [callbacks.KeepController(model.controller, workdir.controller)]
+    if model.settings.alternate == "epoch":
+        extra.insert(0, LeaveOutIdle(model))
     fitting.fit(
         model,
         "search",
@@ -91,7 +119,8 @@ def search(config: ConfigDict, images: data.ImageData, workdir: WorkDir) -> None
         config=config,
         workdir=workdir,
         schedule=schedule(model, config, table),
-        extra=[callbacks.KeepController(model.controller, workdir.controller)],
+        extra=extra,
+        batch_size=config.search.batch_size,
     )
     callbacks.save_weights(model.supernet, workdir.weights("search"))
     fitting.finish("search", workdir)

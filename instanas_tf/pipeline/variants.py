@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from typing import Any
 
 import keras
@@ -128,6 +129,22 @@ def _check_variant(entry: dict[str, Any], space: SearchSpace) -> str:
     if not entry["experts"] or not isinstance(entry["name"], str):
         raise ValueError("a variant needs a name and experts")
     return entry["name"]
+
+
+def read_entry(path: pathlib.Path, space: SearchSpace) -> dict[str, Any]:
+    """The entry of one finished variant, checked.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    entry = files.read_json(path, "delete it to make the variant again")
+    try:
+        _check_variant(entry, space)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} is damaged ({error!r}); delete it to make the variant again"
+        ) from error
+    return entry
 
 
 def load(workdir: WorkDir) -> list[Variant]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from instanas_tf import files
-from instanas_tf.errors import InputError
+from instanas_tf.errors import InputError, ModelError
 
 STAGES = ("pretrain", "measure", "search", "finetune", "evaluate")
 
@@ -142,22 +145,51 @@ def start(workdir: WorkDir, config: ConfigDict) -> None:
         files.write_json(workdir.config, json.loads(config.to_json()))
 
 
-def existing_workdir(root: str) -> WorkDir:
+@contextlib.contextmanager
+def locked(workdir: WorkDir) -> Iterator[None]:
+    """Holds the work directory, so that two commands do not write into it at once.
+
+    The lock goes with the process, however that ends.
+
+    Raises:
+        InputError: another process holds it.
+        ModelError: the folder cannot be written.
+    """
+    try:
+        workdir.root.mkdir(parents=True, exist_ok=True)
+        with open(workdir.root / ".lock", "w", encoding="utf-8") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(
+                    f"another command is at work in {workdir.root}; wait for it, or choose "
+                    "another --workdir"
+                ) from error
+            yield
+    except PermissionError as error:
+        raise ModelError(f"cannot write into {workdir.root}: {error.strerror}") from error
+
+
+def existing_workdir(root: str, having: str = "config.json") -> WorkDir:
     """An existing work directory; the most recent below `runs/` if `root` is empty.
+
+    Args:
+        root: the folder, or empty.
+        having: the file whose time says which is the most recent.
 
     Raises:
         InputError: there is none, or it holds no run.
     """
     if not root:
         found = sorted(
-            pathlib.Path("runs").glob("*/config.json"), key=lambda path: path.stat().st_mtime
+            pathlib.Path("runs").glob(f"*/{having}"), key=lambda path: path.stat().st_mtime
         )
         if not found:
             raise InputError(
                 "no run below runs/; train first (python -m instanas_tf.train) or give --workdir"
             )
         return WorkDir(found[-1].parent)
-    workdir = WorkDir(pathlib.Path(root))
+    workdir = WorkDir(pathlib.Path(root).expanduser())
     if not workdir.config.exists():
         raise InputError(
             f"--workdir={root} holds no run (no config.json); train first: "

@@ -21,7 +21,7 @@ from instanas_tf.models.supernet import Supernet
 from instanas_tf.models.training import Objective, TrainedModel, correct, cross_entropy
 from instanas_tf.search import policies, rewards
 
-METRICS = (
+CONTROLLER_METRICS = (
     "loss",
     "reward",
     "sampled_accuracy",
@@ -29,9 +29,8 @@ METRICS = (
     "latency_ratio",
     "price",
     "entropy",
-    "supernet_loss",
-    "supernet_accuracy",
 )
+SUPERNET_METRICS = ("supernet_loss", "supernet_accuracy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +47,7 @@ class SearchSettings:
     entropy_weight: float = 0.0
     diversity_weight: float = 0.0
     diversity_ratio: float = 1.2
-    price_rate: float = 0.02
+    price_rate: float = 0.5
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
@@ -90,7 +89,7 @@ class InstaNAS(TrainedModel):
         seed: int,
         **kwargs,
     ):
-        super().__init__(METRICS, **kwargs)
+        super().__init__(CONTROLLER_METRICS + SUPERNET_METRICS, **kwargs)
         self.supernet = supernet
         self.controller = controller
         self.table = table

@@ -129,6 +129,18 @@ def test_some_experts(trained_copy, monkeypatch, capsys):
     assert [entry["name"] for entry in content["models"]] == ["controller", "expert_01"]
     assert content["experts"] > 1
     assert f"Wrote variant A to {out}" in capsys.readouterr().out
-    (out / "stale.tflite").write_text("")
+    (out / "notes.txt").write_text("mine")
+    assert export_tflite.main(["export_tflite", *arguments]) == 2
+    assert "holds 'notes.txt', which no export wrote" in capsys.readouterr().err
+    (out / "notes.txt").unlink()
+    # Another choice replaces the whole folder, through a link too, and sweeps up after a kill.
+    left_behind, link = out.parent / ".some.killed", out.parent / "link"
+    left_behind.mkdir()
+    link.symlink_to(out)
+    arguments[1:] = ["--expert=0", f"--out={link}"]
     assert export_tflite.main(["export_tflite", *arguments]) == 0
-    assert not (out / "stale.tflite").exists()
+    assert link.is_symlink() and not left_behind.exists()
+    assert sorted(path.name for path in out.glob("*.tflite")) == [
+        "controller.tflite",
+        "expert_00.tflite",
+    ]

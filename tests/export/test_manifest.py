@@ -99,6 +99,15 @@ def test_an_export_without_controller(folder):
         Predictor(folder)
 
 
+def test_experts_in_another_order(folder):
+    def rename(content):
+        content["models"][1]["name"] = "expert_01"
+
+    change_json(folder / "manifest.json", rename)
+    with pytest.raises(InputError, match="manifest.json mixes up its experts; export again"):
+        Predictor(folder)
+
+
 def test_no_labels(folder, monkeypatch):
     change_json(folder / "manifest.json", lambda content: content.pop("labels"))
     with pytest.raises(InputError, match="manifest.json"):

@@ -24,6 +24,9 @@ for name, images in {
     "gray": np.zeros((8, 8)),
     "bool": np.zeros((8, 8, 3), bool),
     "text": np.full((8, 8, 3), "x"),
+    "nan": np.full((8, 8, 3), np.nan),
+    "huge": np.full((8, 8, 3), 1e40),
+    "ragged": [np.zeros((8, 8, 3)), np.zeros((9, 9, 3))],
 }.items():
     try:
         answers[name] = [[p.class_index, p.expert] for p in predictor.predict(images)]
@@ -49,6 +52,15 @@ def test_shapes_and_types(answers):
     assert len(answers["many"]) == 2
     assert answers["many"][:1] == answers["float"] == answers["bytes"] == answers["one"]
     assert answers["none"] == []
+
+
+@pytest.mark.parametrize("name", ["nan", "huge"])
+def test_pixels_that_are_no_numbers(answers, name):
+    assert "must be finite" in answers[name]
+
+
+def test_images_that_differ(answers):
+    assert "must be one array" in answers["ragged"]
 
 
 @pytest.mark.parametrize("name", ["size", "gray", "bool", "text"])

@@ -5,6 +5,7 @@ import hashlib
 import os
 import pathlib
 import stat
+import types
 
 import pytest
 
@@ -157,3 +158,12 @@ def test_hashes(tmp_path):
     assert files.digest({"a": 1, "b": [2]}) == files.digest({"b": [2], "a": 1})
     assert files.digest({"a": 1}) != files.digest({"a": 2})
     assert files.digest({"a": (1, 2)}) == files.digest({"a": [1, 2]})
+
+
+def test_room_is_looked_for_before_writing(tmp_path, monkeypatch):
+    files.require_space(tmp_path / "some" / "file", 10)
+    assert (tmp_path / "some").is_dir()
+    usage = types.SimpleNamespace(free=2**20 + 9)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
+    with pytest.raises(ModelError, match="No space left on device .* free some space"):
+        files.require_space(tmp_path / "some" / "file", 10)

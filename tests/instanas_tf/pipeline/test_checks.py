@@ -8,6 +8,10 @@ from instanas_tf.pipeline import checks, config
 NAN, INF = float("nan"), float("inf")
 BAD = [
     *[(name, "no such choice") for name in checks.CHOICES],
+    ("config.search.priced.reward_correct", NAN),
+    ("config.train.clip_norm", INF),
+    ("config.latency.min_secs", 30.0),
+    ("config.evaluate.baseline_widths", (0.5, 0.5)),
     *[(name, least - 1) for name, least in checks.AT_LEAST.items()],
     *[(name, value) for name in checks.ABOVE_ZERO for value in (0.0, -1.0, NAN, INF)],
     *[(name, value) for name in checks.SHARES for value in (-0.1, 1.1, NAN)],

@@ -123,3 +123,11 @@ def test_settings_come_from_the_recipe(recipe):
     assert settings.label_smoothing == 0.25
     assert settings.alternate == ("step" if recipe == "priced" else "epoch")
     assert settings.shuffle_share == (0.3 if recipe == "priced" else 1.0)
+
+
+@pytest.mark.parametrize(("turn", "left"), [(1.0, "greedy_accuracy"), (0.0, "supernet_loss")])
+def test_an_idle_network_leaves_no_zeros_in_the_logs(turn, left):
+    model = types.SimpleNamespace(controller_turn=types.SimpleNamespace(numpy=lambda: turn))
+    logs = {"greedy_accuracy": 0.5, "supernet_loss": 0.5, "val_accuracy": 0.5}
+    search.LeaveOutIdle(model).on_epoch_end(0, logs)
+    assert logs == {left: 0.5, "val_accuracy": 0.5}

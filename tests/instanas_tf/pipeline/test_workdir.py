@@ -84,3 +84,13 @@ def test_the_latest_run_is_found(tmp_path, monkeypatch):
 def test_no_run(tmp_path):
     with pytest.raises(InputError, match="holds no run .*; train first"):
         existing_workdir(str(tmp_path))
+
+
+def test_two_commands_do_not_work_in_one_folder(tmp_path):
+    found, locked = WorkDir(tmp_path / "run"), workdir_module.locked
+    with locked(found):
+        with pytest.raises(InputError, match="another command is at work in .*run; wait for it"):
+            with locked(found):
+                raise AssertionError("the lock was given twice")
+    with locked(found):  # It is free again.
+        assert found.root.is_dir()
