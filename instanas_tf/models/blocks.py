@@ -34,12 +34,14 @@ class ChosenBatchNormalization(keras.layers.BatchNormalization):
         if chosen is None or not (training and self.trainable):
             return super().call(inputs, training=training)
         if len(chosen.shape) == 0:
+            any_chosen = chosen
             mean, variance = ops.moments(inputs, axes=(0, 1, 2))
         else:
+            any_chosen = ops.max(chosen)
             mean, variance = _chosen_moments(inputs, chosen)
-        rate = (1.0 - self.momentum) * ops.max(chosen)
+        rate = (1.0 - self.momentum) * any_chosen
         for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            moving.assign(moving * (1.0 - rate) + value * rate)
+            moving.assign_sub((moving - value) * rate)
         return ops.batch_normalization(
             inputs, mean, variance, -1, offset=self.beta, scale=self.gamma, epsilon=self.epsilon
         )
