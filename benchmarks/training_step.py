@@ -21,7 +21,9 @@ import os
 import platform
 import time
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+from instanas_tf.startup import KERNEL_CACHE
+
+os.environ.update({**KERNEL_CACHE, **os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"})
 
 import keras
 import numpy as np
@@ -159,6 +161,7 @@ def main(argv):
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
         "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default"),
+        "kernel_cache": os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"],
     }
     print(json.dumps(result))
 

@@ -6,6 +6,10 @@ import os
 import sys
 import tempfile
 
+# oneDNN compiles a kernel for each shape, and a routed op meets another batch size in each
+# step: with the default of 1,024 kernels it compiles most of them anew.
+KERNEL_CACHE = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16384"}
+
 
 def import_tensorflow() -> None:
     """Imports TensorFlow and looks for GPUs with standard error held back.
@@ -13,7 +17,8 @@ def import_tensorflow() -> None:
     Its notes on CPUs and missing CUDA drivers would bury this package's own lines. They
     appear if the import fails, and always if TF_CPP_MIN_LOG_LEVEL is set.
     """
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    for name, value in {"KERAS_BACKEND": "tensorflow", **KERNEL_CACHE}.items():
+        os.environ.setdefault(name, value)
     if "tensorflow" in sys.modules or "TF_CPP_MIN_LOG_LEVEL" in os.environ:
         return
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
