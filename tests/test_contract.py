@@ -55,7 +55,7 @@ def numbers(value):
 
 
 def test_files_of_a_work_directory(trained):
-    found = {path.name for path in trained.iterdir()} - {"export", ".lock"}
+    found = {path.name for path in trained.iterdir()} - {"export"}
     assert found == {
         "config.json",
         "latency_table.json",

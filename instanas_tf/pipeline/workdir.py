@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -149,25 +150,29 @@ def start(workdir: WorkDir, config: ConfigDict) -> None:
 def locked(workdir: WorkDir) -> Iterator[None]:
     """Holds the work directory, so that two commands do not write into it at once.
 
-    The lock goes with the process, however that ends.
+    The lock is on the folder itself: it leaves no file, and goes with the process.
 
     Raises:
         InputError: another process holds it.
-        ModelError: the folder cannot be written.
+        ModelError: the folder cannot be made or opened.
     """
     try:
         workdir.root.mkdir(parents=True, exist_ok=True)
-        with open(workdir.root / ".lock", "w", encoding="utf-8") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(
-                    f"another command is at work in {workdir.root}; wait for it, or choose "
-                    "another --workdir"
-                ) from error
-            yield
-    except PermissionError as error:
-        raise ModelError(f"cannot write into {workdir.root}: {error.strerror}") from error
+        folder = os.open(workdir.root, os.O_RDONLY)
+    except OSError as error:
+        raise ModelError(
+            f"cannot use --workdir={workdir.root} ({error.strerror}); choose another folder"
+        ) from error
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise InputError(
+            f"another command is at work in {workdir.root}; wait for it, or choose another "
+            "--workdir"
+        ) from error
+    finally:
+        os.close(folder)
 
 
 def existing_workdir(root: str, having: str = "config.json") -> WorkDir:
