@@ -173,6 +173,8 @@ def locked(workdir: WorkDir) -> Iterator[None]:
         ) from error
     finally:
         os.close(folder)
+        with contextlib.suppress(OSError):
+            workdir.root.rmdir()  # Goes only if nothing was written into it.
 
 
 def existing_workdir(root: str, having: str = "config.json") -> WorkDir:

@@ -94,3 +94,7 @@ def test_two_commands_do_not_work_in_one_folder(tmp_path):
                 raise AssertionError("the lock was given twice")
     with locked(found):  # It is free again.
         assert found.root.is_dir()
+    assert not found.root.exists()  # Nothing was written, so nothing stays.
+    with locked(found):
+        found.config.write_text("{}")
+    assert found.config.exists()
