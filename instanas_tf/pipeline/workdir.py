@@ -164,17 +164,22 @@ def locked(workdir: WorkDir) -> Iterator[None]:
             f"cannot use --workdir={workdir.root} ({error.strerror}); choose another folder"
         ) from error
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _take(folder, workdir.root)
         yield
-    except BlockingIOError as error:
-        raise InputError(
-            f"another command is at work in {workdir.root}; wait for it, or choose another "
-            "--workdir"
-        ) from error
     finally:
         os.close(folder)
         with contextlib.suppress(OSError):
             workdir.root.rmdir()  # Goes only if nothing was written into it.
+
+
+def _take(folder: int, root: pathlib.Path) -> None:
+    """Locks an open folder, or raises InputError if another process holds it."""
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(
+            f"another command is at work in {root}; wait for it, or choose another --workdir"
+        ) from error
 
 
 def existing_workdir(root: str, having: str = "config.json") -> WorkDir:

@@ -1,7 +1,6 @@
 """What happens around the training steps."""
 
 import errno
-import json
 import logging
 import os
 
@@ -64,17 +63,9 @@ def test_metrics_log_replaces_what_is_run_again(tmp_path):
 
 def test_metrics_log_writes_strict_json(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    # Keras's NaN ends the run; an infinite loss must not make a file that is no JSON.
-    try:
+    with pytest.raises(ValueError, match="not JSON compliant"):
         callbacks.MetricsLog(path, "search", 0).on_epoch_end(0, {"loss": float("inf")})
-    except (ModelError, ValueError):
-        return
-
-    def refuse(constant):
-        raise AssertionError(f"{constant} is no JSON")
-
-    for line in path.read_text().splitlines():
-        json.loads(line, parse_constant=refuse)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_read_metrics(tmp_path):
