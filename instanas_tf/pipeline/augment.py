@@ -1,4 +1,4 @@
-"""The pixels of one image: made an RGB square when read, changed at random in training.
+"""The pixels of images: made RGB squares when read, changed at random in training.
 
 An image that is no square loses the ends of its longer side: the largest centred square is
 resized, bilinearly and with anti-aliasing. Grey becomes three equal channels, transparency
@@ -12,12 +12,12 @@ import struct
 import zlib
 
 import numpy as np
-import tensorflow as tf
 from ml_collections import ConfigDict
 from PIL import Image, ImageOps
 
 from instanas_tf.errors import InputError
 
+NUMBERS = 5  # Random numbers that an image takes, whatever the settings.
 # What Pillow raises on damaged files.
 _UNREADABLE = (
     *(OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError, OverflowError),
@@ -26,72 +26,64 @@ _UNREADABLE = (
 Colour = tuple[float, float, float]
 
 
-def augment(image: tf.Tensor, seed: tf.Tensor, settings: ConfigDict, mean: Colour) -> tf.Tensor:
-    """Shifts, mirrors and blanks an image, in the order of the published code.
+def augment(
+    images: np.ndarray, numbers: np.ndarray, settings: ConfigDict, mean: Colour
+) -> np.ndarray:
+    """Shifts, mirrors and blanks images, in the order of the published code.
+
+    Shifting is padding with the mean colour, which is zero after normalisation, and cropping a
+    window of the former size. Blanking is cutout (DeVries and Taylor, arXiv 1708.04552): every
+    pixel is equally likely to be the centre of the square, so that squares near a border are
+    clipped. The square of an even side reaches one pixel further to the left and to the top.
 
     Args:
-        image: [S, S, 3], raw pixels 0..255, any number type.
-        seed: int64 [2]; the same seed gives the same image.
+        images: uint8 [n, S, S, 3], raw pixels.
+        numbers: [n, NUMBERS], uniform in [0, 1): for row and column of the cropped window, for
+            mirroring, for row and column of the blanked square. An image depends on its own
+            numbers alone, and no setting changes what another one does.
         settings: `config.data.augmentation`, with `pad`, `flip` and `cutout`.
         mean: colour of padded and blanked pixels, in raw pixels.
 
     Returns:
-        float32 [S, S, 3], raw pixels 0..255.
+        float32 [n, S, S, 3], raw pixels 0..255.
     """
-    seeds = tf.random.split(seed, 3)
-    image = tf.cast(image, tf.float32)
-    if settings.pad:
-        image = pad_and_crop(image, seeds[0], settings.pad, mean)
-    if settings.flip:
-        image = tf.image.stateless_random_flip_left_right(image, seeds[1])
-    if settings.cutout:
-        image = cutout(image, seeds[2], settings.cutout, mean)
-    return image
+    size, side = images.shape[1], settings.cutout
+    blank = np.empty(images.shape[1:], np.float32)
+    blank[:] = mean
+    shifts = np.floor(numbers[:, :2] * (2 * settings.pad + 1)).astype(int) - settings.pad
+    mirrored = (numbers[:, 2] < 0.5) & settings.flip
+    corners = np.floor(numbers[:, 3:] * size).astype(int) - side // 2
+    changed = np.empty(images.shape, np.float32)
+    # One image at a time: slices of it are several times as fast as gathering all pixels.
+    for number, (down, right) in enumerate(shifts.tolist()):
+        _place(images[number], changed[number], down, right, mirrored[number], blank)
+    for image, (row, column) in zip(changed, corners.tolist(), strict=True):
+        if side:
+            hole = slice(max(row, 0), row + side), slice(max(column, 0), column + side)
+            image[hole] = blank[hole]
+    return changed
 
 
-def pad_and_crop(image: tf.Tensor, seed: tf.Tensor, pad: int, colour: Colour) -> tf.Tensor:
-    """Pads all four sides, then crops a random window of the former size.
-
-    The padding has the mean colour, which is zero after normalisation.
-
-    Args:
-        image: float32 [S, S, 3].
-        seed: int64 [2].
-        pad: pixels added on each side.
-        colour: of the padding, in the units of `image`.
-
-    Returns:
-        float32 [S, S, 3].
-    """
-    sides = [[pad, pad], [pad, pad]]
-    channels = [
-        tf.pad(image[..., channel], sides, constant_values=value)
-        for channel, value in enumerate(colour)
-    ]
-    return tf.image.stateless_random_crop(tf.stack(channels, axis=-1), image.shape, seed)
+def _place(
+    image: np.ndarray, out: np.ndarray, down: int, right: int, mirrored: bool, blank: np.ndarray
+) -> None:
+    """Writes into `out` the window of an image that starts at pixel (down, right), mirrored."""
+    if down or right:
+        out[:] = blank
+    if mirrored:  # To mirror the window is to shift the mirrored image the other way.
+        image, right = image[:, ::-1], -right
+    (rows, from_rows), (columns, from_columns) = (_overlap(n, len(image)) for n in (down, right))
+    if mirrored:  # Channel by channel NumPy walks along the rows, else along three numbers.
+        for channel in range(3):
+            out[rows, columns, channel] = image[from_rows, from_columns, channel]
+    else:
+        out[rows, columns] = image[from_rows, from_columns]
 
 
-def cutout(image: tf.Tensor, seed: tf.Tensor, side: int, colour: Colour) -> tf.Tensor:
-    """Blanks a square around a random pixel (DeVries and Taylor, arXiv 1708.04552).
-
-    Every pixel is equally likely to be the centre, so that squares near a border are clipped.
-
-    Args:
-        image: float32 [S, S, 3].
-        seed: int64 [2].
-        side: of the square, in pixels. The square of an even side reaches one pixel further to
-            the left and to the top.
-        colour: of the square, in the units of `image`.
-
-    Returns:
-        float32 [S, S, 3].
-    """
-    size = image.shape[0]
-    start = tf.random.stateless_uniform([2], seed, maxval=size, dtype=tf.int32) - side // 2
-    rows = tf.range(size)[:, tf.newaxis] - start[0]
-    columns = tf.range(size)[tf.newaxis, :] - start[1]
-    inside = (rows >= 0) & (rows < side) & (columns >= 0) & (columns < side)
-    return tf.where(inside[..., tf.newaxis], tf.constant(colour, tf.float32), image)
+def _overlap(start: int, size: int) -> tuple[slice, slice]:
+    """Where a window that starts at `start` shows the image: (in the window, in the image)."""
+    first, last = min(max(-start, 0), size), max(min(size - start, size), 0)
+    return slice(first, last), slice(first + start, last + start)
 
 
 def decode_file(path: pathlib.Path, size: int) -> np.ndarray:
@@ -122,24 +114,24 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def to_rgb_square(image: tf.Tensor, size: int) -> tf.Tensor:
-    """Converts an image of 8 or 16 bits, [H, W, 1, 3 or 4], to uint8 [size, size, 3]."""
-    if image.dtype == tf.uint16:
-        image = tf.cast(image, tf.float32) / 257
-    if image.shape[-1] == 4:
-        opacity = tf.cast(image[..., 3:], tf.float32) / 255
-        image = tf.cast(image[..., :3], tf.float32) * opacity + 255 * (1 - opacity)
-    if image.dtype != tf.uint8 or tuple(image.shape[:2]) != (size, size):
-        image = resize_square(image, size)
-    image = image if image.shape[-1] == 3 else tf.repeat(image, 3, axis=-1)
-    return tf.ensure_shape(image, [size, size, 3])
+def to_rgb_squares(images: np.ndarray, size: int) -> np.ndarray:
+    """Converts grey [n, H, W] or [n, H, W, 1] or RGB [n, H, W, 3] to uint8 [n, size, size, 3].
+
+    Pixels are 0..255, uint8 or float32; those of float32 are rounded once, at the end.
+    """
+    if images.shape[-1] == 1 and images.ndim == 4:
+        images = images[..., 0]
+    if images.shape[1:3] != (size, size):
+        images = np.stack([_fit(image, size) for image in images])
+    if images.dtype != np.uint8:
+        images = np.clip(np.round(images), 0, 255).astype(np.uint8)
+    return images if images.ndim == 4 else np.repeat(images[..., np.newaxis], 3, axis=-1)
 
 
-def resize_square(images: tf.Tensor, size: int) -> tf.Tensor:
-    """Resizes the largest centred square: [..., H, W, C], 0..255, to uint8 [..., S, S, C]."""
-    height, width = tf.shape(images)[-3], tf.shape(images)[-2]
-    side = tf.minimum(height, width)
+def _fit(image: np.ndarray, size: int) -> np.ndarray:
+    """The largest centred square of an image [H, W] or [H, W, 3], resized."""
+    height, width = image.shape[:2]
+    side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    images = images[..., top : top + side, left : left + side, :]
-    images = tf.image.resize(images, [size, size], "bilinear", antialias=True)
-    return tf.cast(tf.round(tf.clip_by_value(images, 0.0, 255.0)), tf.uint8)
+    square = Image.fromarray(image[top : top + side, left : left + side])
+    return np.asarray(square.resize((size, size), Image.Resampling.BILINEAR))

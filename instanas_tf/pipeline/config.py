@@ -41,8 +41,8 @@ def default_config() -> ConfigDict:
 def _data() -> ConfigDict:
     """The dataset and its splits."""
     data = ConfigDict()
-    data.name = "digits"  # "digits", "folder", or a dataset of tensorflow-datasets.
-    data.data_dir = ""  # Where tensorflow-datasets or the folder of images lies.
+    data.name = "digits"  # "digits", "folder", "npz", or a dataset of tensorflow-datasets.
+    data.data_dir = ""  # Where tensorflow-datasets, the folder of images or the .npz file lies.
     data.download = True  # Let tensorflow-datasets download what is missing.
     data.image_size = 16  # Images are resized to this many pixels, both ways.
     data.validation_fraction = 0.15  # Of the training images, by class.
@@ -50,7 +50,7 @@ def _data() -> ConfigDict:
     data.train_images = 0  # Use so many training images; 0 takes all.
     data.validation_images = 0  # Likewise.
     data.test_images = 0  # Likewise.
-    data.memory_limit_mib = 4096  # Larger decoded splits are streamed from disk.
+    data.memory_limit_mib = 4096  # Larger decoded splits are read anew in each epoch; not npz.
     data.unreadable_limit = 0.01  # Share of unreadable files that is tolerated.
     data.augmentation = ConfigDict()
     data.augmentation.pad = 1  # Zero-pad by so many pixels and crop back.

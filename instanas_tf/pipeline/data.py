@@ -1,5 +1,7 @@
 """Images for training and evaluation: disjoint splits, and batches that can be resumed.
 
+All is NumPy, for every Keras backend; only a set of tensorflow-datasets imports TensorFlow.
+
 A data set keeps the splits that it brings; missing ones are cut off the training images, class
 by class. The test split is never used for a choice, so a lone `validation` split is the test
 split here, and a new validation split is cut off the training images.
@@ -8,34 +10,55 @@ split here, and a new validation split is cut off the training images.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterator
 
 import numpy as np
-import tensorflow as tf
 from ml_collections import ConfigDict
 from sklearn.utils import resample
 
 from instanas_tf.errors import InputError
-from instanas_tf.pipeline import sources
-from instanas_tf.pipeline.augment import augment
+from instanas_tf.pipeline import pools, sources
+from instanas_tf.pipeline.ahead import read_ahead
+from instanas_tf.pipeline.augment import NUMBERS, augment
 
 STATISTICS_IMAGES = 10_000  # Training images at most that mean and deviation are taken of.
 _RUNS = 16  # Pieces of a streamed set that such a sample consists of.
-_SHUFFLE_SHARE = 0.25  # Of the memory limit, for the shuffle buffer of a streamed split.
+_WORKERS = 2  # Threads that prepare batches, where these do not come in a stream.
+_SHUFFLE, _AUGMENT = 2, 3  # Purposes of random numbers; splitting has 0 and 1.
+Batches = Iterator[tuple[np.ndarray, np.ndarray]]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """Labelled images in a fixed order.
+    """Labelled images in a fixed order: some images of a pool.
 
     Attributes:
-        examples: unbatched (uint8 [S, S, 3], int64 label), always in the same order.
-        count: number of examples.
-        shuffle_buffer: examples that are mixed at a time in training; 0 mixes all of them.
+        pool: the images that it is a part of.
+        indices: int64 [count], those of its images in the pool, ascending.
     """
 
-    examples: tf.data.Dataset
-    count: int
-    shuffle_buffer: int = 0
+    pool: pools.Pool
+    indices: np.ndarray
+
+    @property
+    def count(self) -> int:
+        """Number of images."""
+        return len(self.indices)
+
+    @property
+    def is_streamed(self) -> bool:
+        """Whether images can only be had one after the other."""
+        return self.pool.read is None
+
+    def read(self, positions: np.ndarray) -> pools.Examples:
+        """Images uint8 [n, S, S, 3] and labels int64 [n] at some positions; not if streamed."""
+        return self.pool.read(self.indices[positions])
+
+    def stream(
+        self, batch_size: int, seed: int | None = None, skip: int = 0
+    ) -> Iterator[pools.Examples]:
+        """All images one after the other, only if streamed; see `pools.Pool.stream`."""
+        return self.pool.stream(self.indices, batch_size, seed=seed, skip=skip)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,14 +91,6 @@ class ImageData:
         return len(self.labels)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Part:
-    """Some images of a pool, by their ascending indices."""
-
-    pool: sources.Pool
-    indices: np.ndarray
-
-
 def load(settings: ConfigDict, seed: int) -> ImageData:
     """Loads the data set that the settings name and splits it.
 
@@ -91,11 +106,12 @@ def load(settings: ConfigDict, seed: int) -> ImageData:
     """
     _check_settings(settings, seed)
     source = sources.open_source(settings)
-    parts = {name: _held(part, settings) for name, part in _carve(source, settings, seed).items()}
-    for name, part in parts.items():
-        _check_classes(name, part, source.classes)
-    splits = {name: _to_split(part, settings) for name, part in parts.items()}
-    mean, std = _colour_statistics(parts["train"])
+    splits = {
+        name: _held(split, settings) for name, split in _carve(source, settings, seed).items()
+    }
+    for name, split in splits.items():
+        _check_classes(name, split, source.classes)
+    mean, std = _colour_statistics(splits["train"])
     return ImageData(
         settings.name, source.classes, settings.image_size, **splits, mean=mean, std=std
     )
@@ -105,48 +121,61 @@ def train_batches(
     split: Split,
     *,
     batch_size: int,
-    epochs: int,
-    first_epoch: int,
+    epoch: int,
     seed: int,
     augmentation: ConfigDict,
     mean: tuple[float, float, float],
-) -> tf.data.Dataset:
-    """Shuffled and augmented batches of the epochs `first_epoch` to `epochs - 1`.
+    first_step: int = 0,
+    rows: tuple[int, int] | None = None,
+) -> Batches:
+    """Shuffled and augmented batches of one epoch, from `first_step` on; read ahead.
 
-    An epoch is a function of the seed and of its number alone: training that is resumed at an
-    epoch sees the very batches that undisturbed training would have seen.
+    A batch is a function of the seed, the epoch and its step alone: training that is resumed at
+    a step sees the very batches that undisturbed training would have seen, and machines that
+    take some rows each see together what one machine would have seen.
 
     Args:
         split: the images.
-        batch_size: B; what remains of an epoch is dropped.
-        epochs: of the whole training.
-        first_epoch: epochs that are already done.
-        seed: of shuffling and augmentation.
+        batch_size: B, of all machines together; what remains of an epoch is dropped.
+        epoch: 0 or more.
+        seed: of shuffling and augmentation; 0 or more.
         augmentation: `config.data.augmentation`.
         mean: colour of padding and of blanked squares, in raw pixels.
+        first_step: steps of the epoch that are already done.
+        rows: (start, stop) of the rows of each batch that are wanted, b of them; all by default.
 
     Returns:
-        Dataset of (float32 [B, S, S, 3] raw pixels 0..255, int32 [B]).
+        Iterator of (float32 [b, S, S, 3] raw pixels 0..255, int32 [b]).
 
     Raises:
         InputError: a batch is larger than the split.
+        ValueError: there is no such step or are no such rows.
     """
     steps = steps_per_epoch(split, batch_size)
+    start, stop = rows or (0, batch_size)
+    if not 0 <= first_step <= steps:
+        raise ValueError(f"first_step must lie in 0..{steps}. Received: {first_step}")
+    if not 0 <= start < stop <= batch_size:
+        raise ValueError(
+            f"rows must be (start, stop) with 0 <= start < stop <= {batch_size}. Received: {rows}"
+        )
+    shuffle = np.random.default_rng([seed, _SHUFFLE, epoch])
+    if split.is_streamed:
+        order = None
+        stream = split.stream(batch_size, int(shuffle.integers(2**62)), first_step * batch_size)
+    else:
+        order, stream = shuffle.permutation(split.count), None
 
-    def change(
-        key: tf.Tensor, position: tf.Tensor, image: tf.Tensor, label: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        own_key = tf.random.fold_in(key, position)
-        return augment(image, own_key, augmentation, mean), tf.cast(label, tf.int32)
+    def batch(step: int) -> tuple[np.ndarray, np.ndarray]:
+        if stream is None:
+            first = step * batch_size
+            images, labels = split.read(order[first + start : first + stop])
+        else:
+            images, labels = (part[start:stop] for part in next(stream))
+        numbers = np.random.default_rng([seed, _AUGMENT, epoch, step]).random((batch_size, NUMBERS))
+        return augment(images, numbers[start:stop], augmentation, mean), labels.astype(np.int32)
 
-    batches = (
-        tf.data.Dataset.range(first_epoch, epochs)
-        .flat_map(lambda epoch: _shuffled_epoch(split, steps * batch_size, seed, epoch))
-        .map(change, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-        .batch(batch_size, drop_remainder=True)
-    )
-    total = steps * max(0, epochs - first_epoch)
-    return batches.apply(tf.data.experimental.assert_cardinality(total)).prefetch(tf.data.AUTOTUNE)
+    return _ahead(split, batch, range(first_step, steps))
 
 
 def steps_per_epoch(split: Split, batch_size: int) -> int:
@@ -163,40 +192,39 @@ def steps_per_epoch(split: Split, batch_size: int) -> int:
     return split.count // batch_size
 
 
-def eval_batches(split: Split, batch_size: int) -> tf.data.Dataset:
-    """All images in order: (float32 [B, S, S, 3] raw pixels, int32 [B]), the last batch smaller."""
+def eval_batches(split: Split, batch_size: int) -> Batches:
+    """All images in order, read ahead; the last batch is smaller.
+
+    Returns:
+        Iterator of (float32 [B, S, S, 3] raw pixels 0..255, int32 [B]).
+
+    Raises:
+        InputError: the batch size is below 1.
+    """
     if batch_size < 1:
         raise InputError(f"the batch size must be at least 1. Received: {batch_size}")
-    return (
-        split.examples.batch(batch_size)
-        .map(lambda images, labels: (tf.cast(images, tf.float32), tf.cast(labels, tf.int32)))
-        .prefetch(tf.data.AUTOTUNE)
-    )
+    stream = split.stream(batch_size) if split.is_streamed else None
+
+    def batch(first: int) -> tuple[np.ndarray, np.ndarray]:
+        if stream is None:
+            images, labels = split.read(np.arange(first, min(first + batch_size, split.count)))
+        else:
+            images, labels = next(stream)
+        return images.astype(np.float32), labels.astype(np.int32)
+
+    return _ahead(split, batch, range(0, split.count, batch_size))
 
 
-def to_arrays(split: Split) -> tuple[np.ndarray, np.ndarray]:
+def to_arrays(split: Split) -> pools.Examples:
     """All images in order: uint8 [n, S, S, 3] and int64 [n]."""
-    return sources.collect(split.examples, split.count)
+    return pools.collect(split.pool, split.indices)
 
 
-def _shuffled_epoch(split: Split, count: int, seed: int, epoch: tf.Tensor) -> tf.data.Dataset:
-    """The first `count` examples of an epoch: (key of the epoch, position, image, label)."""
-    # `shuffle` mixes its seed with the graph's. This sets the seed of the graph of `flat_map`
-    # alone, lest `tf.random.set_seed` elsewhere should change the order; 0 would mean no seed.
-    tf.random.set_seed(1)
-    order = tf.random.stateless_uniform(
-        [], _key(seed, 0, epoch), minval=None, maxval=None, dtype=tf.int64
-    )
-    key = _key(seed, 1, epoch)
-    buffer = split.shuffle_buffer or split.count
-    shuffled = split.examples.shuffle(buffer, seed=order, reshuffle_each_iteration=False)
-    numbered = shuffled.take(count).enumerate()
-    return numbered.map(lambda position, example: (key, position, *example))
-
-
-def _key(seed: int, purpose: int, epoch: tf.Tensor) -> tf.Tensor:
-    """A stateless seed, int64 [2], for one purpose in one epoch."""
-    return tf.random.fold_in(tf.constant([seed, purpose], tf.int64), epoch)
+def _ahead(
+    split: Split, batch: Callable[[int], tuple[np.ndarray, np.ndarray]], numbers: range
+) -> Batches:
+    """The batches of some numbers, read ahead; those of a stream one after the other."""
+    return read_ahead(batch, numbers, workers=1 if split.is_streamed else _WORKERS)
 
 
 def _check_settings(settings: ConfigDict, seed: int) -> None:
@@ -229,10 +257,10 @@ def _check_settings(settings: ConfigDict, seed: int) -> None:
         raise InputError(f"config.seed must be 0 or more. Received: {seed}")
 
 
-def _carve(source: sources.Source, settings: ConfigDict, seed: int) -> dict[str, _Part]:
+def _carve(source: pools.Source, settings: ConfigDict, seed: int) -> dict[str, Split]:
     """The three splits: those that the source brings, others cut off the training images."""
     parts = {
-        name: _Part(pool, np.arange(pool.count))
+        name: Split(pool, np.arange(pool.count))
         for name in ("train", "validation", "test")
         if (pool := getattr(source, name)) is not None
     }
@@ -244,9 +272,9 @@ def _carve(source: sources.Source, settings: ConfigDict, seed: int) -> dict[str,
     for number, name in enumerate(("train", "validation", "test")):
         wanted = settings[f"{name}_images"]
         drawn_with = 0 if name == "test" and source.test is not None else seed
-        if wanted > len(parts[name].indices):
+        if wanted > parts[name].count:
             raise InputError(
-                f"config.data.{name}_images must be at most {len(parts[name].indices)}, the "
+                f"config.data.{name}_images must be at most {parts[name].count}, the "
                 f"images that are there. Received: {wanted}"
             )
         if wanted:
@@ -256,30 +284,30 @@ def _carve(source: sources.Source, settings: ConfigDict, seed: int) -> dict[str,
 
 
 def _cut(
-    part: _Part, name: str, settings: ConfigDict, generator: np.random.Generator
-) -> tuple[_Part, _Part]:
+    part: Split, name: str, settings: ConfigDict, generator: np.random.Generator
+) -> tuple[Split, Split]:
     """Cuts `validation_fraction` or `test_fraction` off: (what remains, what is cut off)."""
     fraction = settings[f"{name}_fraction"]
-    count = round(fraction * len(part.indices))
-    if not 0 < count < len(part.indices):
+    count = round(fraction * part.count)
+    if not 0 < count < part.count:
         raise InputError(
             f"config.data.{name}_fraction must leave images in both splits. Received: {fraction} "
-            f"of {len(part.indices)} images"
+            f"of {part.count} images"
         )
     cut_off = _draw(part, count, generator)
     rest = np.setdiff1d(part.indices, cut_off.indices, assume_unique=True)
-    return _Part(part.pool, rest), cut_off
+    return Split(part.pool, rest), cut_off
 
 
-def _draw(part: _Part, count: int, generator: np.random.Generator) -> _Part:
+def _draw(part: Split, count: int, generator: np.random.Generator) -> Split:
     """Draws images, class by class in proportion; where labels are unknown, one long run.
 
     `resample` shares the images out as `train_test_split` does, and also takes numbers that the
     latter refuses: fewer images than classes, or all but a few.
     """
     if part.pool.labels is None:
-        start = generator.integers(len(part.indices) - count + 1)
-        return _Part(part.pool, part.indices[start : start + count])
+        start = generator.integers(part.count - count + 1)
+        return Split(part.pool, part.indices[start : start + count])
     drawn = resample(
         part.indices,
         replace=False,
@@ -287,36 +315,24 @@ def _draw(part: _Part, count: int, generator: np.random.Generator) -> _Part:
         stratify=part.pool.labels[part.indices],
         random_state=int(generator.integers(2**31)),
     )
-    return _Part(part.pool, np.sort(drawn))
+    return Split(part.pool, np.sort(drawn))
 
 
-def _held(part: _Part, settings: ConfigDict) -> _Part:
-    """Reads a part into memory if it fits, as a small part of a large set may."""
-    count = len(part.indices)
-    if part.pool.in_memory or not count or not sources.fits(count, settings):
-        return part
-    pool = sources.array_pool(*sources.collect(part.pool.read(part.indices), count))
-    return _Part(pool, np.arange(count))
+def _held(split: Split, settings: ConfigDict) -> Split:
+    """Reads a split into memory if it fits, as a small part of a large set may."""
+    if split.pool.in_memory or not split.count or not pools.fits(split.count, settings):
+        return split
+    return Split(pools.array_pool(*to_arrays(split)), np.arange(split.count))
 
 
-def _to_split(part: _Part, settings: ConfigDict) -> Split:
-    """The examples of a part; a streamed one gets a bounded shuffle buffer."""
-    count = len(part.indices)
-    buffer = 0
-    if not part.pool.in_memory:
-        room = _SHUFFLE_SHARE * settings.memory_limit_mib * 2**20
-        buffer = min(count, max(1, int(room / (3 * settings.image_size**2))))
-    return Split(part.pool.read(part.indices), count, buffer)
-
-
-def _check_classes(name: str, part: _Part, classes: tuple[str, ...]) -> None:
+def _check_classes(name: str, part: Split, classes: tuple[str, ...]) -> None:
     """Refuses empty splits, images without a class, and classes that no choice would rest on."""
-    if not len(part.indices):
+    if not part.count:
         raise InputError(f"the {name} split must hold images. Received: none; use another data set")
     if part.pool.labels is not None:
         labels = [part.pool.labels[part.indices]]
     elif name == "validation":
-        labels = (some for _, some in sources.batches_of(part.pool.read(part.indices)))
+        labels = (some for _, some in pools.pieces(part.pool, part.indices))
     else:
         return  # Reading a large training or test split to the end would take too long.
     missing = set(range(len(classes)))
@@ -337,16 +353,16 @@ def _check_classes(name: str, part: _Part, classes: tuple[str, ...]) -> None:
         )
 
 
-def _colour_statistics(part: _Part) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _colour_statistics(part: Split) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel over evenly spaced images of a part."""
-    indices, count = part.indices, len(part.indices)
+    indices, count = part.indices, part.count
     if count > STATISTICS_IMAGES and part.pool.labels is None:
         length = STATISTICS_IMAGES // _RUNS
         indices = np.concatenate([run[:length] for run in np.array_split(indices, _RUNS)])
     elif count > STATISTICS_IMAGES:
         indices = indices[np.arange(STATISTICS_IMAGES) * count // STATISTICS_IMAGES]
     pixels, total, squares = 0, np.zeros(3), np.zeros(3)
-    for images, _ in sources.batches_of(part.pool.read(indices)):
+    for images, _ in pools.pieces(part.pool, indices):
         colours = images.reshape(-1, 3).astype(np.float64)
         pixels += len(colours)
         total += colours.sum(axis=0)
