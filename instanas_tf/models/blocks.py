@@ -13,6 +13,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from instanas_tf.models import kernels
 from instanas_tf.spaces.space import OpSpec
 
 
@@ -31,20 +32,28 @@ class ChosenBatchNormalization(keras.layers.BatchNormalization):
 
     def call(self, inputs, training=None, chosen=None):
         """Normalises `inputs`; the shape stays [B, H, W, C]."""
-        if chosen is None or not (training and self.trainable):
+        if not (training and self.trainable):
             return super().call(inputs, training=training)
-        if len(chosen.shape) == 0:
-            any_chosen = chosen
-            mean, variance = ops.moments(inputs, axes=(0, 1, 2))
+        if chosen is None or len(chosen.shape) == 0:
+            any_chosen = 1.0 if chosen is None else chosen
+            outputs, mean, variance = kernels.normalize_by_batch(
+                inputs, self.gamma, self.beta, self.epsilon
+            )
         else:
             any_chosen = ops.max(chosen)
             mean, variance = _chosen_moments(inputs, chosen)
+            outputs = ops.batch_normalization(
+                inputs, mean, variance, -1, offset=self.beta, scale=self.gamma, epsilon=self.epsilon
+            )
         rate = (1.0 - self.momentum) * any_chosen
         for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign_sub((moving - value) * rate)
-        return ops.batch_normalization(
-            inputs, mean, variance, -1, offset=self.beta, scale=self.gamma, epsilon=self.epsilon
-        )
+        return outputs
+
+    def scale_and_bias(self):
+        """The normalisation in inference mode as `x · scale + bias`, [C] each."""
+        scale = self.gamma * ops.rsqrt(self.moving_variance + self.epsilon)
+        return scale, self.beta - self.moving_mean * scale
 
 
 def _chosen_moments(inputs, chosen):
@@ -101,8 +110,26 @@ class ConvNorm(keras.layers.Layer):
 
     def call(self, inputs, training=None, chosen=None):
         """Returns [B, H / stride, W / stride, channels]."""
-        outputs = self.norm(self.conv(inputs), training=training, chosen=chosen)
-        return self.activate(outputs)
+        if not (training and self.norm.trainable):
+            return self.activate(self._convolve_normalized(inputs))
+        if self.channels is None:
+            outputs = kernels.depthwise_convolution(inputs, self.conv.kernel, self.stride)
+        elif self.kernel == self.stride == 1:
+            outputs = kernels.pointwise_convolution(inputs, self.conv.kernel)
+        else:
+            outputs = self.conv(inputs)
+        return self.activate(self.norm(outputs, training=training, chosen=chosen))
+
+    def _convolve_normalized(self, inputs):
+        """Both in one convolution, in inference mode."""
+        scale, bias = self.norm.scale_and_bias()
+        if self.channels is None:
+            kernel = self.conv.kernel * ops.reshape(scale, (-1, 1))
+            outputs = ops.depthwise_conv(inputs, kernel, self.stride, padding="same")
+        else:
+            kernel = self.conv.kernel * scale
+            outputs = ops.conv(inputs, kernel, self.stride, padding="same")
+        return kernels.add_bias(outputs, bias)
 
     def compute_output_shape(self, input_shape):
         """Shape of the output for an input shape."""

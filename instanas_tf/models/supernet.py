@@ -73,7 +73,8 @@ class Cell(keras.layers.Layer):
         if not self.cell.keeps_shape:
             if self.merge == "sum":
                 return total
-            return total / ops.reshape(ops.sum(bits, axis=-1), (-1, 1, 1, 1))
+            count = ops.maximum(ops.sum(bits, axis=-1), 1.0)  # 0: nobody looks at the outputs.
+            return total / ops.reshape(count, (-1, 1, 1, 1))
         if self.merge == "shortcut":
             return inputs + total
         empty = 1.0 - ops.max(bits, axis=-1)
@@ -171,8 +172,40 @@ class Supernet(keras.Model):
         features = self.stem(self.normalization(images), training=training)
         for position, cell in enumerate(self.cells):
             features = cell(features, running[:, position], training=training)
-        features = self.head(features, training=training)
-        return self.classifier(self.pool(features))
+        return self._classify(features, training)
+
+    def both(self, images, first, second):
+        """What `call` gives for two policies in inference mode, in one pass.
+
+        As long as the two policies of an image agree, its features are computed once.
+
+        Args:
+            images: [B, H, W, 3] of raw pixels 0 to 255.
+            first: policy [B, L, K].
+            second: policy [B, L, K].
+
+        Returns:
+            Logits of the first and of the second, [B, N] each.
+        """
+        first, second = self.space.effective(first), self.space.effective(second)
+        differs = ops.any(ops.not_equal(first, second), axis=-1)
+        differs = ops.cumsum(ops.cast(differs, first.dtype), axis=-1) > 0.5
+        half = ops.shape(images)[0]
+        features = self.stem(self.normalization(images), training=False)
+        features = ops.concatenate([features, features])
+        for position, cell in enumerate(self.cells):
+            apart = differs[:, position]
+            bits = second[:, position] * ops.cast(apart, second.dtype)[:, None]
+            features = cell(features, ops.concatenate([first[:, position], bits]), training=False)
+            shared, own = features[:half], features[half:]
+            own = ops.where(ops.reshape(apart, (-1, 1, 1, 1)), own, shared)
+            features = ops.concatenate([shared, own])
+        logits = self._classify(features, training=False)
+        return logits[:half], logits[half:]
+
+    def _classify(self, features, training):
+        """Logits [B, N] of the last cell's features."""
+        return self.classifier(self.pool(self.head(features, training=training)))
 
     def get_config(self):
         """The constructor's arguments."""

@@ -170,13 +170,8 @@ class InstaNAS(TrainedModel):
 
     def _outcomes(self, images, labels, sampled, greedy):
         """Whether each policy answers right, both in one pass: two float 0/1 [B]."""
-        logits = self.supernet(
-            (ops.concatenate([images, images]), ops.concatenate([sampled, greedy])),
-            training=False,
-        )
-        hits = correct(ops.concatenate([labels, labels]), ops.stop_gradient(logits))
-        half = ops.shape(images)[0]
-        return hits[:half], hits[half:]
+        outcomes = self.supernet.both(images, sampled, greedy)
+        return tuple(correct(labels, ops.stop_gradient(logits)) for logits in outcomes)
 
     def _reward(self, hits, policy):
         """Reward of each image under a policy, [B]."""
