@@ -246,7 +246,6 @@ class Plan:
         weights = np.array([reference.seconds[name] for name in self.phases])
         rest = generator.multinomial(kills - self.left.total(), weights / weights.sum())
         self.left.update(dict(zip(self.phases, rest.tolist(), strict=True)))
-        self.tried: set[str] = set()
         self.planned = {name: self.left[name] for name in names}
 
     def moment(self, phase: str, done: Sequence[tuple[str, int]]) -> float | None:
@@ -257,10 +256,15 @@ class Plan:
             total = self.left.total()
             if self.generator.random() >= self.left[phase] / total:
                 return None
-        # The first one in a part must not come too late, or the part would go without.
-        share = 0.95 if phase in self.tried else 0.6
-        self.tried.add(phase)
-        return self.generator.uniform(0, share * self.reference.remaining(phase, done))
+        # One moment from each of as many equal slices as there are kills: early, middle and
+        # late ones occur. A single one must not come too late, or the part goes without.
+        slices = max(1, self.planned[phase])
+        number = min(self.planned[phase] - self.left[phase], slices - 1)
+        if number < 0:  # Handed on by the part before.
+            number = self.generator.integers(slices)
+        share = (number + self.generator.random()) / slices
+        last = 0.95 if slices > 1 else 0.6
+        return last * share * self.reference.remaining(phase, done)
 
     def leave(self, phase: str) -> None:
         """Hands what is left for a finished part to the next one; the last one keeps it."""
