@@ -39,7 +39,7 @@ from compare_runs import compare, read_lines, show
 _KILLS = flags.DEFINE_integer("kills", 20, "Times that the run is killed.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the moments at which it is killed.")
 _WORKDIR = flags.DEFINE_string("workdir", "", "New folder for both runs; empty: a temporary one.")
-_CONFIG = flags.DEFINE_string("config", "", "Config file; empty: a run of about a minute.")
+_CONFIG = flags.DEFINE_string("config", "", "Config file; empty: a run of one to two minutes.")
 _BACKEND = flags.DEFINE_enum("backend", "tensorflow", ["tensorflow", "jax", "torch"], "Of Keras.")
 
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -50,10 +50,10 @@ _SMALL = {
     "data.validation_images": 100,
     "data.test_images": 100,
     "train.batch_size": 32,
-    "pretrain.epochs": 6,
-    "search.epochs": 6,
+    "pretrain.epochs": 12,
+    "search.epochs": 10,
     "search.batch_size": 32,
-    "finetune.epochs": 4,
+    "finetune.epochs": 8,
     "finetune.batch_size": 32,
     "experts.count": 3,
     "experts.recalibration_images": 160,
