@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -13,6 +14,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from instanas_tf.errors import InputError, ModelError
+
+_RANDOM_CHARACTERS = 8  # In the names that `tempfile` makes.
 
 
 @contextlib.contextmanager
@@ -30,6 +33,9 @@ def replacing(path: pathlib.Path, suffix: str = "") -> Iterator[pathlib.Path]:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        pattern = f".{glob.escape(path.name)}.{'?' * _RANDOM_CHARACTERS}{suffix}"
+        for left_behind in path.parent.glob(pattern):  # By a run that was killed.
+            left_behind.unlink(missing_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=suffix, dir=path.parent)
         os.close(handle)
         temporary = pathlib.Path(name)

@@ -68,8 +68,11 @@ def make_table(
             f"{device}, {settings.rounds} rounds each",
             flush=True,
         )
-        rows = bench(probe_set.manifest, folder / "measurements.jsonl", settings, device)
-        files.write_text(folder / "manifest.json", probe_set.manifest.read_text("utf-8"))
+        # Not at once into `folder`, where a killed bench would leave its temporary file.
+        measured = probe_set.manifest.with_name("measurements.jsonl")
+        rows = bench(probe_set.manifest, measured, settings, device)
+        for path in (measured, probe_set.manifest):
+            files.write_text(folder / path.name, path.read_text("utf-8"))
     median = {row["model"]: float(row["median_ms"]) for row in rows}
     table = LatencyTable(
         space=space,

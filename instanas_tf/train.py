@@ -22,7 +22,7 @@ from instanas_tf import cli, files, startup
 from instanas_tf.errors import InputError, ModelError
 from instanas_tf.pipeline import checks
 from instanas_tf.pipeline import config as config_module
-from instanas_tf.pipeline.workdir import STAGES, WorkDir, locked, open_workdir, start
+from instanas_tf.pipeline.workdir import STAGES, WorkDir, drop_finished, locked, open_workdir, start
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -109,6 +109,7 @@ def run_stages(names: Sequence[str], config: ConfigDict, workdir: WorkDir) -> No
     images = data.load(config.data, config.seed)
     data.steps_per_epoch(images.train, config.train.batch_size)
     start(workdir, config)
+    drop_finished(workdir)
     print(
         f"{config.data.name}: {images.train.count} training, {images.validation.count} "
         f"validation and {images.test.count} test images, {images.num_classes} classes",

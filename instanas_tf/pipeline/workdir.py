@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -95,6 +96,15 @@ class WorkDir:
             "finetune": self.experts,
             "evaluate": self.results,
         }[stage].exists()
+
+
+def drop_finished(workdir: WorkDir) -> None:
+    """Drops checkpoints whose stage left its result, but was killed before it dropped them."""
+    for folder in (workdir.root / "checkpoints").glob("*/"):
+        name = folder.name
+        variant = workdir.variant(name.removeprefix("finetune_"))
+        if workdir.weights(name).exists() or variant.exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def first_difference(ours: Any, theirs: Any, key: str = "config") -> str | None:

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import pathlib
+import signal
 import stat
 import types
 
@@ -11,6 +12,7 @@ import pytest
 
 from instanas_tf import files
 from instanas_tf.errors import InputError, ModelError
+from tests import fixtures_ring as ring
 
 
 def disk_full(*args, **kwargs):
@@ -37,6 +39,24 @@ def test_replacing_has_the_suffix_that_writers_look_at(tmp_path):
     with files.replacing(tmp_path / "a", suffix=".weights.h5") as temporary:
         assert temporary.name.endswith(".weights.h5")
         assert temporary.parent == tmp_path
+
+
+@pytest.mark.parametrize("suffix", ["", ".weights.h5"])
+@pytest.mark.parametrize("name", ["a", "a[1]"])
+def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path, name, suffix):
+    code = (
+        "import os, pathlib, signal, sys\n"
+        "from instanas_tf import files\n"
+        "with files.replacing(pathlib.Path(sys.argv[1]), suffix=sys.argv[2]):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    assert ring.python("-c", code, tmp_path / name, suffix).returncode == -signal.SIGKILL
+    assert len(names(tmp_path)) == 1
+    for other in (".a", f".{name}.txt", f".b.12345678{suffix}"):
+        (tmp_path / other).write_text("not ours")
+    with files.replacing(tmp_path / name, suffix=suffix) as temporary:
+        temporary.write_text("new")
+    assert names(tmp_path) == sorted([".a", f".{name}.txt", f".b.12345678{suffix}", name])
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

@@ -34,6 +34,21 @@ def test_a_stage_is_done_when_its_result_is_there(tmp_path):
         assert workdir.is_done(stage)
 
 
+def test_checkpoints_of_what_is_finished_are_dropped(tmp_path):
+    checkpoints = tmp_path / "checkpoints"
+    workdir_module.drop_finished(WorkDir(tmp_path))
+    kept = {"search", "finetune_B", "alone_2", "controllers"}
+    for name in kept | {"pretrain", "finetune_A", "alone_1", "mobilenet_v2_1.0"}:
+        (checkpoints / name).mkdir(parents=True)
+        (checkpoints / name / "1.npz").write_text("")
+    results = {"pretrain.weights.h5", "variant_A.json", "alone_1.weights.h5"}
+    results |= {"mobilenet_v2_1.0.weights.h5"}
+    for name in results:
+        (checkpoints / name).write_text("")
+    workdir_module.drop_finished(WorkDir(tmp_path))
+    assert {path.name for path in checkpoints.iterdir()} == kept | results
+
+
 def test_first_difference():
     difference = workdir_module.first_difference
     assert difference({"a": 1}, {"a": 1}) is None
