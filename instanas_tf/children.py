@@ -19,11 +19,27 @@ def run_module(module: str, *arguments: str) -> subprocess.CompletedProcess:
         module: dotted name.
         *arguments: of the command.
     """
-    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
     return subprocess.run(
         [sys.executable, "-m", module, *arguments],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"},
+        env=_environment(),
     )
+
+
+def follow_module(module: str, *arguments: str, **environment: str) -> int:
+    """Runs `python -m MODULE ARGUMENTS` on this terminal and returns its exit code.
+
+    Args:
+        module: dotted name.
+        *arguments: of the command.
+        **environment: variables that it gets beside this process's own.
+    """
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(command, check=False, env={**_environment(), **environment}).returncode
+
+
+def _environment() -> dict[str, str]:
+    path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}

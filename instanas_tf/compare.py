@@ -6,10 +6,8 @@ Keras, run on every test image for their accuracy, and timed interleaved in one 
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 import tempfile
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -19,73 +17,15 @@ from ml_collections import ConfigDict
 from export import convert, deploy, worker
 from instanas_tf import files
 from instanas_tf.latency import LatencyTable
-from instanas_tf.pipeline import data, evaluate, report, variants
-from instanas_tf.pipeline.pretrain import train_alone, weight_epochs
+from instanas_tf.pipeline import baselines, data, evaluate, report, variants
+from instanas_tf.pipeline.pretrain import weight_epochs
 from instanas_tf.pipeline.workdir import WorkDir
-from instanas_tf.spaces import get
 
 CHECK_IMAGES = 16
-Say = Callable[[str], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Alone:
-    """A static network that was trained by itself.
-
-    Attributes:
-        name: in `results.json`.
-        network: the trained model.
-    """
-
-    name: str
-    network: keras.Model
-
-
-def baselines(
-    config: ConfigDict, images: data.ImageData, workdir: WorkDir, say: Say
-) -> list[Alone]:
-    """The reference op in every cell, at several widths, trained with a variant's budget."""
-    found = []
-    for factor in config.evaluate.baseline_widths:
-        width = config.space.width * factor
-        space = get(config.space.name, width, images.num_classes, config.space.merge)
-        policy = space.single_op_policy(space.reference_op)
-        name = f"mobilenet_v2_{round(width, 3)}"
-        say(f"training {name} alone, {weight_epochs(config)} epochs")
-        found.append(Alone(name, train_alone(name, space, policy, config, images, workdir)))
-    return found
-
-
-def twins(
-    config: ConfigDict,
-    images: data.ImageData,
-    workdir: WorkDir,
-    found: list[variants.Variant],
-    table: LatencyTable,
-    say: Say,
-) -> dict[str, Alone]:
-    """For each variant a static network of the same latency, trained alone.
-
-    It is the dearest of the variant's experts, by the table, whose latency is at most the
-    variant's mean, controller included.
-    """
-    trained: dict[str, Alone] = {}
-    of_variant = {}
-    for variant in found:
-        latencies = table.static_ms(variant.policies)
-        index = evaluate.closest_below(latencies, variant.entry["predicted_latency_ms"])
-        policy = variant.policies[index]
-        name = f"alone_{files.digest(table.space.policy_names(policy))[:8]}"
-        if name not in trained:
-            say(f"training expert_{index:02d} of variant {variant.name} alone")
-            network = train_alone(name, table.space, policy, config, images, workdir)
-            trained[name] = Alone(name, network)
-        of_variant[variant.name] = trained[name]
-    return of_variant
 
 
 def compare(
-    config: ConfigDict, images: data.ImageData, workdir: WorkDir, say: Say
+    config: ConfigDict, images: data.ImageData, workdir: WorkDir, say: baselines.Say
 ) -> dict[str, Any]:
     """Runs stage 5, writes `results.json` and `results.png`, and returns the results.
 
@@ -97,8 +37,7 @@ def compare(
     """
     table = LatencyTable.load(workdir.latency_table)
     found = variants.load(workdir)
-    static = baselines(config, images, workdir, say)
-    alone = twins(config, images, workdir, found, table, say)
+    static, alone = baselines.train(config, images, workdir, say)
     models: dict[str, keras.Model] = {item.name: item.network for item in static}
     models |= {item.name: item.network for item in alone.values()}
     for variant in found:

@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 import tempfile
 
+from instanas_tf.errors import InputError
+
 # oneDNN compiles a kernel for each shape, and a routed op meets another batch size in each
 # step: with the default of 1,024 kernels it compiles most of them anew.
 KERNEL_CACHE = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16384"}
+
+
+BACKENDS = ("tensorflow", "jax")
+
+
+def backend() -> str:
+    """The Keras backend that the environment variable KERAS_BACKEND asks for.
+
+    Raises:
+        InputError: it is none that this package trains on.
+    """
+    name = os.environ.get("KERAS_BACKEND") or "tensorflow"
+    if name not in BACKENDS:
+        raise InputError(f"KERAS_BACKEND must be one of {', '.join(BACKENDS)}. Received: {name}")
+    return name
+
+
+def import_backend() -> None:
+    """Imports the backend quietly, before Keras.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    if backend() == "tensorflow":
+        import_tensorflow()
+    elif importlib.util.find_spec("jax") is None:
+        raise InputError("KERAS_BACKEND=jax needs JAX; install it: pip install '.[jax]'")
 
 
 def import_tensorflow() -> None:

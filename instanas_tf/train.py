@@ -9,20 +9,34 @@ to go on after an interruption. All settings: instanas_tf/pipeline/config.py.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import importlib.util
+import os
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from export.runtime import find_runtime
-from instanas_tf import cli, files, startup
-from instanas_tf.errors import InputError, ModelError
+from instanas_tf import children, cli, files, startup
+from instanas_tf.errors import CommandError, InputError, ModelError
 from instanas_tf.pipeline import checks
 from instanas_tf.pipeline import config as config_module
+from instanas_tf.pipeline.cluster import join, read_tf_config
 from instanas_tf.pipeline.workdir import STAGES, WorkDir, drop_finished, locked, open_workdir, start
+
+NEEDS = {
+    "pretrain": (),
+    "measure": (),
+    "search": ("pretrain", "measure"),
+    "finetune": ("pretrain", "measure", "search"),
+    "evaluate": ("pretrain", "measure", "search", "finetune"),
+}
+NEED_TENSORFLOW = ("measure", "evaluate")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,69 +92,172 @@ def train(config: ConfigDict, root: pathlib.Path, stage: str) -> None:
     Raises:
         InstanasError: whatever stops the run, with its exit code.
     """
+    read_tf_config(os.environ.get("TF_CONFIG", ""))
+    backend = startup.backend()
     workdir = open_workdir(root, config)
     wanted = list(STAGES) if stage == "all" else [stage]
-    for earlier in STAGES[: STAGES.index(wanted[0])]:
-        if not workdir.is_done(earlier):
-            raise InputError(
-                f"--stage={stage} needs the result of {earlier}, which {root} does not hold; "
-                f"run --stage={earlier} first, or --stage=all"
-            )
+    missing = [name for name in NEEDS[wanted[0]] if not workdir.is_done(name)]
+    if missing:
+        raise InputError(
+            f"--stage={stage} needs the result of {missing[0]}, which {root} does not hold; "
+            f"run --stage={missing[0]} first, or --stage=all"
+        )
     left = [name for name in wanted if not workdir.is_done(name)]
-    if left:
-        if "measure" in left or "evaluate" in left:
-            find_runtime(config.latency.runtime)
-        with locked(workdir):
-            run_stages(left, config, workdir)
-    else:
+    if not left:
         print(f"Nothing is left to do in {root}.")
+    elif backend == "tensorflow":
+        if set(left) & set(NEED_TENSORFLOW):
+            find_runtime(config.latency.runtime)
+        run_stages(left, config, workdir)
+    else:
+        run_on_two_backends(left, config, workdir)
     if workdir.is_done("evaluate"):
         print_results(workdir)
 
 
-def run_stages(names: Sequence[str], config: ConfigDict, workdir: WorkDir) -> None:
-    """Loads the data and runs stages in order."""
-    startup.import_tensorflow()
-    import tensorflow as tf
+def run_on_two_backends(names: Sequence[str], config: ConfigDict, workdir: WorkDir) -> None:
+    """Runs stages where TFLite files are made in a process with TensorFlow, others here.
 
-    from instanas_tf import compare, measure
-    from instanas_tf.pipeline import data, finetune, fitting, pretrain, search
+    Raises:
+        InputError: TensorFlow is needed and not installed.
+        CommandError: that process failed.
+    """
+    for name in names:
+        if name != "measure":
+            run_stages([name], config, workdir)
+        if name in NEED_TENSORFLOW:
+            if importlib.util.find_spec("tensorflow") is None:
+                raise InputError(
+                    f"{name} converts and times TFLite files and needs TensorFlow; take "
+                    f"{workdir.root} to a machine that has it, run --stage={name} there, and "
+                    "bring it back"
+                )
+            if not workdir.config.exists():
+                run_stages([], config, workdir)
+            arguments = [f"--config={workdir.config}", f"--workdir={workdir.root}"]
+            code = children.follow_module(
+                "instanas_tf.train", *arguments, f"--stage={name}", KERAS_BACKEND="tensorflow"
+            )
+            if code:
+                raise CommandError(f"{name} under TensorFlow ended with exit code {code}", code)
+
+
+def run_stages(names: Sequence[str], config: ConfigDict, workdir: WorkDir) -> None:
+    """Joins the cluster if there is one, loads the data and runs stages in order."""
+    startup.import_backend()
+    cluster = join(config)
+    workdir = dataclasses.replace(workdir, cluster=cluster)
+    with locked(workdir) if cluster.is_chief else contextlib.nullcontext():
+        cluster.wait()
+        _run_stages(names, config, workdir)
+
+
+def _run_stages(names: Sequence[str], config: ConfigDict, workdir: WorkDir) -> None:
+    from instanas_tf.pipeline import data, fitting
 
     images = data.load(config.data, config.seed)
+    for batch_size in (config.train, config.search, config.finetune):
+        workdir.cluster.rows(batch_size.batch_size)
     data.steps_per_epoch(images.train, config.train.batch_size)
-    start(workdir, config)
-    drop_finished(workdir)
-    print(
-        f"{config.data.name}: {images.train.count} training, {images.validation.count} "
-        f"validation and {images.test.count} test images, {images.num_classes} classes",
-        flush=True,
-    )
+    if workdir.cluster.is_chief:
+        start(workdir, config)
+        drop_finished(workdir)
+        print(
+            f"{config.data.name}: {images.train.count} training, {images.validation.count} "
+            f"validation and {images.test.count} test images, {images.num_classes} classes",
+            flush=True,
+        )
+    workdir.cluster.wait()
+    if not workdir.config.exists():
+        raise InputError(
+            f"worker {workdir.cluster.worker} does not see {workdir.config}, which the chief "
+            "wrote; give all workers a --workdir on a file system that they share"
+        )
+    for number, name in enumerate(names, 1):
+        if workdir.cluster.is_chief:
+            print(f"== {name} ({number} of {len(names)})", flush=True)
+        with _as_one_line(name):
+            _STAGES[name](config, images, workdir)
+        fitting.finish(name, workdir)
+        workdir.cluster.wait()
 
-    def say(line: str) -> None:
-        print(line, flush=True)
 
-    def run_measure() -> None:
+@contextlib.contextmanager
+def _as_one_line(stage: str) -> Iterator[None]:
+    """Turns what a backend raises in a stage into an error of one line.
+
+    Raises:
+        ModelError: always where TensorFlow or JAX raised.
+    """
+    if startup.backend() == "tensorflow":
+        import tensorflow as tf
+
+        kinds: tuple[type[BaseException], ...] = (tf.errors.OpError,)
+    else:
+        import jax
+
+        kinds = (jax.errors.JaxRuntimeError,)
+    try:
+        yield
+    except kinds as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise ModelError(
+            f"{stage} was stopped by the backend ({lines[0]}); see to the data, the disk, the "
+            "memory and the other workers, then run the same command again to go on"
+        ) from error
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _pretrain(config: ConfigDict, images: Any, workdir: WorkDir) -> None:
+    from instanas_tf.pipeline import pretrain
+
+    pretrain.pretrain(config, images, workdir)
+
+
+def _measure(config: ConfigDict, images: Any, workdir: WorkDir) -> None:
+    from instanas_tf import measure
+    from instanas_tf.pipeline import fitting
+
+    if workdir.cluster.is_chief:
         space = fitting.make_space(config, images.num_classes)
         table = measure.measure(config, space, workdir, config.latency.device)
-        print(cli.table(measure.summary(table)), flush=True)
+        _say(cli.table(measure.summary(table)))
 
-    stages = {
-        "pretrain": lambda: pretrain.pretrain(config, images, workdir),
-        "measure": run_measure,
-        "search": lambda: search.search(config, images, workdir),
-        "finetune": lambda: finetune.finetune(config, images, workdir),
-        "evaluate": lambda: compare.compare(config, images, workdir, say),
-    }
-    for number, name in enumerate(names, 1):
-        print(f"== {name} ({number} of {len(names)})", flush=True)
-        try:
-            stages[name]()
-        except tf.errors.OpError as error:
-            raise ModelError(
-                f"{name} was stopped by TensorFlow ({str(error).splitlines()[0]}); see to the "
-                "data, the disk and the memory, then run the same command again to go on"
-            ) from error
-        fitting.finish(name, workdir)
+
+def _search(config: ConfigDict, images: Any, workdir: WorkDir) -> None:
+    from instanas_tf.pipeline import search
+
+    search.search(config, images, workdir)
+
+
+def _finetune(config: ConfigDict, images: Any, workdir: WorkDir) -> None:
+    from instanas_tf.pipeline import finetune
+
+    finetune.finetune(config, images, workdir)
+
+
+def _evaluate(config: ConfigDict, images: Any, workdir: WorkDir) -> None:
+    """On another backend than TensorFlow: the trainings of this stage alone."""
+    from instanas_tf.pipeline import baselines
+
+    say = _say if workdir.cluster.is_chief else (lambda line: None)
+    baselines.train(config, images, workdir, say)
+    if workdir.cluster.is_chief and startup.backend() == "tensorflow":
+        from instanas_tf import compare
+
+        compare.compare(config, images, workdir, say)
+
+
+_STAGES = {
+    "pretrain": _pretrain,
+    "measure": _measure,
+    "search": _search,
+    "finetune": _finetune,
+    "evaluate": _evaluate,
+}
 
 
 def result_rows(results: dict[str, Any]) -> list[list[str]]:

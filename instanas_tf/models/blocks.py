@@ -13,7 +13,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from instanas_tf.models import kernels
+from instanas_tf.models import kernels, replicas
 from instanas_tf.spaces.space import OpSpec
 
 
@@ -34,14 +34,14 @@ class ChosenBatchNormalization(keras.layers.BatchNormalization):
         """Normalises `inputs`; the shape stays [B, H, W, C]."""
         if not (training and self.trainable):
             return super().call(inputs, training=training)
-        if chosen is None or len(chosen.shape) == 0:
-            any_chosen = 1.0 if chosen is None else chosen
+        chosen = ops.ones(()) if chosen is None else chosen
+        if len(chosen.shape) == 0 and replicas.count() == 1:
+            any_chosen = chosen
             outputs, mean, variance = kernels.normalize_by_batch(
                 inputs, self.gamma, self.beta, self.epsilon
             )
         else:
-            any_chosen = ops.max(chosen)
-            mean, variance = _chosen_moments(inputs, chosen)
+            mean, variance, any_chosen = chosen_moments(inputs, chosen)
             outputs = ops.batch_normalization(
                 inputs, mean, variance, -1, offset=self.beta, scale=self.gamma, epsilon=self.epsilon
             )
@@ -56,14 +56,34 @@ class ChosenBatchNormalization(keras.layers.BatchNormalization):
         return scale, self.beta - self.moving_mean * scale
 
 
-def _chosen_moments(inputs, chosen):
-    """Mean and variance [C] of inputs [B, H, W, C] over the images where [B] is 1."""
+def chosen_moments(inputs, chosen):
+    """Mean and variance of the chosen images of all replicas.
+
+    Args:
+        inputs: [B, H, W, C].
+        chosen: float 0/1, [B] or [].
+
+    Returns:
+        Mean [C], variance [C], and whether any image is chosen (float 0 or 1); without one
+        mean and variance are 0.
+    """
+    chosen = ops.broadcast_to(chosen, ops.shape(inputs)[:1])
     weights = ops.reshape(chosen, (-1, 1, 1, 1))
     height, width = inputs.shape[1:3]
-    count = ops.maximum(ops.sum(chosen), 1.0) * height * width
-    mean = ops.sum(inputs * weights, axis=(0, 1, 2)) / count
-    squares = ops.square(inputs - mean) * weights
-    return mean, ops.sum(squares, axis=(0, 1, 2)) / count
+    images = ops.sum(chosen)
+    pixels = ops.maximum(images, 1.0) * height * width
+    mean = ops.sum(inputs * weights, axis=(0, 1, 2)) / pixels
+    variance = ops.sum(ops.square(inputs - mean) * weights, axis=(0, 1, 2)) / pixels
+    if replicas.count() > 1:
+        own = [images[None], mean * images, (variance + ops.square(mean)) * images]
+        images, means, squares = ops.split(
+            replicas.total(ops.concatenate(own)), [1, 1 + mean.shape[0]]
+        )
+        images = images[0]
+        mean = means / ops.maximum(images, 1.0)
+        variance = squares / ops.maximum(images, 1.0) - ops.square(mean)
+        variance = ops.maximum(variance, 0.0)
+    return mean, variance, ops.minimum(images, 1.0)
 
 
 @keras.saving.register_keras_serializable(package="instanas_tf")

@@ -7,11 +7,15 @@ is the slow reference, and the form that accelerators without dynamic shapes nee
 
 from __future__ import annotations
 
-import tensorflow as tf
+import keras
+from keras import ops
+
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
 
 
 def run_routed(op, inputs, chosen, training=None):
-    """Gathers the images that chose the op, runs it, scatters the outputs back.
+    """Gathers the images that chose the op, runs it, scatters the outputs back; TensorFlow only.
 
     Convolutions on an empty batch are not safe, so when no image chose the op it runs on
     the first image of the batch and the output is multiplied by 0; its normalisation
@@ -49,4 +53,4 @@ def run_masked(op, inputs, chosen, training=None):
         [B, H', W', C'], zero for the images that did not choose the op.
     """
     outputs = op(inputs, training=training, chosen=chosen)
-    return outputs * tf.reshape(chosen, (-1, 1, 1, 1))
+    return outputs * ops.reshape(chosen, (-1, 1, 1, 1))

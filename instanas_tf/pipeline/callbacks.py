@@ -1,130 +1,19 @@
-"""What happens around the training steps: schedules, seeds, checkpoints, logs."""
+"""What happens at the end of an epoch: logs, kept controllers, a look at the losses."""
 
 from __future__ import annotations
 
 import json
 import math
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
-import tensorflow as tf
-from absl import logging
 
 from instanas_tf import files
 from instanas_tf.errors import InputError, ModelError
 
-_DRAWS_AN_EPOCH = 1_000_000
 _METRICS_REMEDY = "mend the line, or train again in another --workdir"
-
-
-class Scheduled(keras.callbacks.Callback):
-    """Sets variables by schedules of the stage's progress, before each step.
-
-    Args:
-        pairs: (assign, schedule): `assign(schedule(progress))` is called, progress 0 to 1.
-        epochs: of the whole stage.
-        steps: a epoch.
-    """
-
-    def __init__(self, pairs: Sequence[tuple[Callable, Callable]], epochs: int, steps: int):
-        super().__init__()
-        self.pairs = pairs
-        self.total = max(1, epochs * steps)
-        self.steps = steps
-        self.epoch = 0
-
-    def on_epoch_begin(self, epoch, logs=None):
-        """Remembers the epoch."""
-        self.epoch = epoch
-
-    def on_train_batch_begin(self, batch, logs=None):
-        """Sets all variables."""
-        progress = (self.epoch * self.steps + batch) / self.total
-        for assign, schedule in self.pairs:
-            assign(schedule(progress))
-
-
-class EpochSeed(keras.callbacks.Callback):
-    """Makes an epoch's random numbers a function of (seed, epoch) alone.
-
-    So a resumed run draws what an undisturbed one would have drawn.
-
-    Args:
-        generator: the model's seed generator.
-        seed: of the run.
-    """
-
-    def __init__(self, generator: keras.random.SeedGenerator, seed: int):
-        super().__init__()
-        self.generator = generator
-        self.seed = seed
-
-    def on_epoch_begin(self, epoch, logs=None):
-        """Sets the generator's state."""
-        self.generator.state.assign([self.seed, epoch * _DRAWS_AN_EPOCH])
-
-
-class Resume(keras.callbacks.Callback):
-    """Saves everything after each epoch, and restores it.
-
-    Args:
-        variables: the Keras variables of the model and of its optimizers. They are listed
-            one by one, because `tf.train.Checkpoint(model=...)` does not follow Keras's lists
-            of layers and would leave out their statistics without a word.
-        folder: where `tf.train.CheckpointManager` keeps the last two checkpoints.
-
-    Raises:
-        InputError: the manager's own file in `folder` is damaged.
-    """
-
-    def __init__(self, variables: Sequence[keras.Variable], folder: pathlib.Path):
-        super().__init__()
-        self.epoch = tf.Variable(0, dtype=tf.int64)
-        self.checkpoint = tf.train.Checkpoint(
-            epoch=self.epoch, state=[variable.value for variable in variables]
-        )
-        try:
-            self.manager = tf.train.CheckpointManager(self.checkpoint, str(folder), max_to_keep=2)
-        except (ValueError, tf.errors.DataLossError) as error:
-            raise InputError(
-                f"{folder}/checkpoint is damaged; delete that folder to start the stage again"
-            ) from error
-
-    def restore(self) -> int:
-        """Restores the newest checkpoint that can be read.
-
-        Returns:
-            The number of epochs done.
-
-        Raises:
-            InputError: there are checkpoints, and none can be read.
-        """
-        for path in reversed(self.manager.checkpoints):
-            try:
-                self.checkpoint.restore(path).assert_existing_objects_matched()
-                return int(self.epoch.numpy())
-            except (tf.errors.OpError, AssertionError, ValueError) as error:
-                logging.warning("%s cannot be read (%s)", path, str(error).splitlines()[0])
-        if self.manager.checkpoints:
-            raise InputError(
-                f"no checkpoint in {self.manager.directory} can be read; delete that folder "
-                "to start the stage again"
-            )
-        return 0
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Saves the state with the number of epochs done."""
-        self.epoch.assign(epoch + 1)
-        try:
-            self.manager.save(checkpoint_number=epoch + 1)
-        except tf.errors.OpError as error:
-            raise ModelError(
-                f"cannot write a checkpoint to {self.manager.directory} "
-                f"({str(error).splitlines()[0]}); free some space, then run the same "
-                "command again: it goes on from the last epoch saved"
-            ) from error
 
 
 class MetricsLog(keras.callbacks.Callback):

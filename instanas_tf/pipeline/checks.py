@@ -69,6 +69,7 @@ ABOVE_ZERO = (
     "config.search.published.upper_end",
     "config.search.published.lower_guard",
     "config.latency.min_secs",
+    "config.train.checkpoint_secs",
 )
 SHARES = (
     "config.search.priced.shuffle_share",

@@ -83,7 +83,8 @@ def _train() -> ConfigDict:
     train.clip_norm = 5.0  # Global norm of the gradient; 0 does not clip.
     train.bn_momentum = 0.9  # Of moving statistics in supernet and controller.
     train.label_smoothing = 0.0
-    train.routed = True  # Run each op only on the images that chose it.
+    train.routed = True  # Run each op only on the images that chose it; on TensorFlow.
+    train.checkpoint_secs = 300.0  # The state is saved after each epoch, and within it so often.
     return train
 
 
@@ -245,7 +246,7 @@ def published_config() -> ConfigDict:
 
 
 def load(path: str) -> ConfigDict:
-    """The config of a Python file, or the default one if the path is empty.
+    """The config of a Python file or of a run's `config.json`; the default one without a path.
 
     Raises:
         InputError: the file is missing or broken, has no `get_config`, or returns a config
@@ -255,6 +256,8 @@ def load(path: str) -> ConfigDict:
         return default_config()
     if not pathlib.Path(path).is_file():
         raise InputError(f"--config={path} does not exist; give the path of a config file")
+    if path.endswith(".json"):
+        return from_json(pathlib.Path(path))
     try:
         spec = importlib.util.spec_from_file_location("config_file", path)
         if spec is None or spec.loader is None:

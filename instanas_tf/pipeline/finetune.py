@@ -7,11 +7,11 @@ trained for just those; each expert's normalisation statistics are then recalibr
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import ops
 from ml_collections import ConfigDict
 
@@ -37,6 +37,7 @@ class FineTune(TrainedModel):
         experts: 0/1 [E, L, K].
         optimizer: built on the supernet's variables.
         smoothing: label smoothing.
+        clip_norm: largest global norm of the gradient; 0 does not clip.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class FineTune(TrainedModel):
         experts: np.ndarray,
         optimizer: keras.optimizers.Optimizer,
         smoothing: float,
+        clip_norm: float = 0.0,
         **kwargs,
     ):
         super().__init__(("loss", "train_accuracy"), **kwargs)
@@ -53,12 +55,12 @@ class FineTune(TrainedModel):
         self.controller = controller
         self.experts = np.asarray(experts, np.float32)
         self.weight_optimizer = optimizer
-        self.smoothing = smoothing
+        self.smoothing, self.clip_norm = smoothing, clip_norm
 
     def objectives(self):
         """Cross-entropy of the supernet."""
         variables = self.supernet.trainable_variables
-        return (Objective(self._loss, variables, self.weight_optimizer),)
+        return (Objective(self._loss, variables, self.weight_optimizer, self.clip_norm),)
 
     def policy(self, images):
         """The policy [B, L, K] of the expert that each image is assigned."""
@@ -79,9 +81,11 @@ class FineTune(TrainedModel):
 
 def controller_logits(controller: Controller, split: data.Split) -> np.ndarray:
     """Log-odds [n, L, K] for all images of a split, in order."""
-    step = tf.function(lambda images: controller.logits(images, training=False))
-    batches = data.eval_batches(split, fitting.EVAL_BATCH)
-    return np.concatenate([step(images).numpy() for images, _ in batches])
+
+    def infer(images):
+        return controller.logits(images, training=False)
+
+    return fitting.outputs(infer, controller.variables, fitting.images_of(split))
 
 
 def assign(logits: np.ndarray, experts: np.ndarray, space: SearchSpace) -> np.ndarray:
@@ -91,11 +95,14 @@ def assign(logits: np.ndarray, experts: np.ndarray, space: SearchSpace) -> np.nd
 
 def supernet_accuracy(supernet: Supernet, policies: np.ndarray, split: data.Split) -> float:
     """Accuracy on a split when each image runs its own policy of [n, L, K]."""
-    chosen = tf.data.Dataset.from_tensor_slices(np.asarray(policies, np.float32))
-    batches = tf.data.Dataset.zip(
-        data.eval_batches(split, fitting.EVAL_BATCH), chosen.batch(fitting.EVAL_BATCH)
-    )
-    logits = supernet.predict(batches.map(lambda item, bits: ((item[0], bits),)), verbose=0)
+
+    def infer(images, policy):
+        return supernet((images, policy), training=False)
+
+    bits = np.asarray(policies, np.float32)
+    size = fitting.EVAL_BATCH
+    in_batches = (bits[start : start + size] for start in range(0, len(bits), size))
+    logits = fitting.outputs(infer, supernet.variables, fitting.images_of(split), in_batches)
     return float(np.mean(np.argmax(logits, axis=-1) == fitting.labels_of(split)))
 
 
@@ -108,43 +115,32 @@ def recalibration_batches(config: ConfigDict, images: data.ImageData) -> list:
     batches = data.train_batches(
         images.train,
         batch_size=size,
-        epochs=1,
-        first_epoch=0,
+        epoch=0,
         seed=config.seed,
         augmentation=plain,
         mean=images.mean,
     )
-    return [batch for batch, _ in batches.take(wanted // size)]
+    return [batch for batch, _ in itertools.islice(batches, wanted // size)]
 
 
-def train_weights(
-    name: str,
-    supernet: Supernet,
-    controller: Controller,
-    experts: np.ndarray,
-    config: ConfigDict,
-    images: data.ImageData,
-    workdir: WorkDir,
-) -> None:
-    """Fine-tunes the supernet for a variant's experts; resumes."""
-    settings = config.finetune
-    optimizer = sgd(
-        settings.learning_rate,
-        settings.weight_decay,
-        config.train.clip_norm,
-        supernet.trainable_variables,
-    )
-    model = FineTune(supernet, controller, experts, optimizer, config.train.label_smoothing)
-    fitting.fit(
-        model,
-        f"finetune_{name}",
-        epochs=settings.epochs,
-        images=images,
-        config=config,
-        workdir=workdir,
-        schedule=[fitting.learning_rate(optimizer, schedules.cosine(settings.learning_rate))],
-        batch_size=settings.batch_size,
-    )
+def choose(
+    pick: Pick, controller: Controller, config: ConfigDict, images: data.ImageData, table
+) -> dict[str, Any]:
+    """The experts of a variant, from the policies that its controller gives the training images.
+
+    Returns:
+        As JSON: `policies`, a dict of op names for each expert, from cheap to dear;
+        `unique_policies` and `varying_bits` of what the experts stand for.
+    """
+    found = expert_set.count_policies(controller_logits(controller, images.train) >= 0, table.space)
+    experts = expert_set.choose_experts(found, config.experts.count, config.seed)
+    experts = experts[np.argsort(table.static_ms(experts), kind="stable")]
+    return {
+        "epoch": pick.epoch,
+        "policies": [table.space.policy_names(policy) for policy in experts],
+        "unique_policies": found.unique,
+        "varying_bits": found.varying_bits,
+    }
 
 
 def make_variant(
@@ -153,45 +149,64 @@ def make_variant(
     images: data.ImageData,
     table: LatencyTable,
     workdir: WorkDir,
-) -> dict[str, Any]:
-    """Makes one variant: its experts, their weights, and its entry in `experts.json`."""
-    space = table.space
-    supernet = fitting.make_supernet(config, images)
-    controller = fitting.make_controller(config, images)
+) -> None:
+    """Makes one variant: its experts, their weights, and its entry for `experts.json`."""
+    settings, shared, cluster = config.finetune, config.train, workdir.cluster
+    with cluster.scope():
+        supernet = fitting.make_supernet(config, images)
+        controller = fitting.make_controller(config, images)
+        variables = supernet.trainable_variables
+        optimizer = sgd(settings.learning_rate, settings.weight_decay, variables)
     callbacks.load_weights(controller, workdir.controller(pick.epoch))
     callbacks.load_weights(supernet, workdir.weights("search"))
+    if cluster.is_chief and not workdir.chosen(pick.name).exists():
+        files.write_json(workdir.chosen(pick.name), choose(pick, controller, config, images, table))
+    cluster.wait()  # The others read what the chief chose: rounding might make them differ.
+    chosen = variants.read_chosen(workdir.chosen(pick.name), table.space)
+    experts = np.stack([table.space.policy_from_names(names) for names in chosen["policies"]])
 
-    train_logits = controller_logits(controller, images.train)
-    found = expert_set.count_policies(train_logits >= 0.0, space)
-    experts = expert_set.choose_experts(found, config.experts.count, config.seed)
-    experts = experts[np.argsort(table.static_ms(experts), kind="stable")]
-    logits = controller_logits(controller, images.validation)
-    assigned = assign(logits, experts, space)
-    split, labels = images.validation, fitting.labels_of(images.validation)
-    accuracy = {
-        "greedy": supernet_accuracy(supernet, logits >= 0.0, split),
-        "reduced": supernet_accuracy(supernet, experts[assigned], split),
-    }
-    train_weights(pick.name, supernet, controller, experts, config, images, workdir)
+    accuracy = {}
+    split = images.validation
+    if cluster.is_chief:
+        logits = controller_logits(controller, split)
+        assigned = assign(logits, experts, table.space)
+        accuracy["greedy"] = supernet_accuracy(supernet, logits >= 0, split)
+        accuracy["reduced"] = supernet_accuracy(supernet, experts[assigned], split)
+    with cluster.scope():
+        smoothing, clip_norm = shared.label_smoothing, shared.clip_norm
+        model = FineTune(supernet, controller, experts, optimizer, smoothing, clip_norm)
+    fitting.fit(
+        model,
+        f"finetune_{pick.name}",
+        epochs=settings.epochs,
+        images=images,
+        config=config,
+        workdir=workdir,
+        schedule=[(optimizer.learning_rate, schedules.cosine(settings.learning_rate))],
+        batch_size=settings.batch_size,
+    )
+    if not cluster.is_chief:
+        return
     accuracy["finetuned"] = supernet_accuracy(supernet, experts[assigned], split)
-
     hits, entries = freeze(pick.name, supernet, experts, assigned, config, images, workdir)
     for item, policy in zip(entries, experts, strict=True):
         item["predicted_latency_ms"] = float(table.static_ms(policy))
-    accuracy["recalibrated"] = float(np.mean(hits[assigned, np.arange(len(labels))]))
+    accuracy["recalibrated"] = float(np.mean(hits[assigned, np.arange(split.count)]))
     callbacks.save_weights(controller, workdir.weights(f"{pick.name}_controller"))
-    return {
+    entry = {
         "name": pick.name,
         "target": pick.target,
         "epoch": pick.epoch,
-        "unique_policies": found.unique,
-        "varying_bits": found.varying_bits,
+        "unique_policies": chosen["unique_policies"],
+        "varying_bits": chosen["varying_bits"],
         "validation_accuracy": accuracy,
         "predicted_latency_ms": float(
             np.mean(table.static_ms(experts)[assigned]) + table.controller_ms
         ),
         "experts": entries,
     }
+    files.write_json(workdir.variant(pick.name), entry)
+    fitting.finish(f"finetune_{pick.name}", workdir)
 
 
 def freeze(
@@ -248,11 +263,12 @@ def finetune(config: ConfigDict, images: data.ImageData, workdir: WorkDir) -> No
     picks = pick_variants(callbacks.read_metrics(workdir.metrics), config.variants.targets)
     found = []
     for pick in picks:
-        record = workdir.variant(pick.name)
-        if not record.exists():
-            files.write_json(record, make_variant(pick, config, images, table, workdir))
-            fitting.finish(f"finetune_{pick.name}", workdir)
-        found.append(variants.read_entry(record, space))
+        if not workdir.variant(pick.name).exists():
+            make_variant(pick, config, images, table, workdir)
+        workdir.cluster.wait()
+        found.append(variants.read_entry(workdir.variant(pick.name), space))
+    if not workdir.cluster.is_chief:
+        return
     files.write_json(
         workdir.experts,
         {

@@ -5,16 +5,17 @@ from __future__ import annotations
 import shutil
 import sys
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import keras
 import numpy as np
 from ml_collections import ConfigDict
 
+from instanas_tf.models import compiled
 from instanas_tf.models.controller import Controller
 from instanas_tf.models.supernet import Supernet
 from instanas_tf.models.training import TrainedModel
-from instanas_tf.pipeline import callbacks, data
+from instanas_tf.pipeline import callbacks, checkpoints, data, loop
 from instanas_tf.pipeline.workdir import WorkDir
 from instanas_tf.search import schedules
 from instanas_tf.spaces import get
@@ -35,7 +36,7 @@ def make_supernet(config: ConfigDict, images: data.ImageData) -> Supernet:
         make_space(config, images.num_classes),
         images.mean,
         images.std,
-        routed=config.train.routed,
+        routed=config.train.routed and keras.backend.backend() == "tensorflow",
         bn_momentum=config.train.bn_momentum,
     )
 
@@ -53,11 +54,6 @@ def make_controller(config: ConfigDict, images: data.ImageData) -> Controller:
     )
 
 
-def learning_rate(optimizer: keras.optimizers.Optimizer, schedule: schedules.Schedule):
-    """A pair for `Scheduled` that steers an optimizer's learning rate."""
-    return (optimizer.learning_rate.assign, schedule)
-
-
 def fit(
     model: TrainedModel,
     stage: str,
@@ -66,76 +62,120 @@ def fit(
     images: data.ImageData,
     config: ConfigDict,
     workdir: WorkDir,
-    schedule: Sequence[tuple[Callable, Callable]],
+    schedule: Sequence[tuple[keras.Variable, schedules.Schedule]],
     extra: Sequence[keras.callbacks.Callback] = (),
     batch_size: int = 0,
 ) -> None:
     """Trains a stage to its end, from its last checkpoint if there is one.
 
     Args:
-        model: built, with its optimizers built; it has a `seed_generator` if it draws.
+        model: built, with its optimizers built, in the scope of the run's cluster; it has a
+            `seed_generator` if it draws.
         stage: name in logs and checkpoints.
         epochs: of the whole stage.
         images: the dataset; training and validation split are used.
         config: of the run.
         workdir: of the run.
-        schedule: pairs for `Scheduled`.
+        schedule: (variable, schedule of the stage's progress), set before each step.
         extra: more callbacks, run before the state is saved.
         batch_size: images in a step; 0 takes that of `config.train`.
 
     Raises:
-        InputError: the batch is larger than the training split, or checkpoints are damaged.
+        InputError: the batch is larger than the training split or cannot be shared out, or
+            checkpoints are damaged.
         ModelError: a checkpoint cannot be written, or a loss is not finite.
     """
     batch_size = batch_size or config.train.batch_size
-    steps = data.steps_per_epoch(images.train, batch_size)
-    resume = callbacks.Resume(model.state, workdir.resume(stage))
-    first = resume.restore()
-    if first >= epochs:
-        return
+    cluster = workdir.cluster
+    rows = cluster.rows(batch_size)
     seed = zlib.crc32(f"{config.seed} {stage}".encode()) % 2**31
-    around = [callbacks.Scheduled(schedule, epochs, steps), *extra]
-    if hasattr(model, "seed_generator"):
-        around.append(callbacks.EpochSeed(model.seed_generator, seed))
-    around += [
-        callbacks.StopWhenDiverged(),
-        callbacks.MetricsLog(workdir.metrics, stage, first),
-        keras.callbacks.TensorBoard(str(workdir.tensorboard / stage), write_graph=False),
-        resume,
-    ]
-    model.compile(optimizer=model.objectives()[0].optimizer, jit_compile=False)
-    model.fit(
-        data.train_batches(
+
+    def batches(epoch: int, first_step: int) -> loop.Batches:
+        return data.train_batches(
             images.train,
             batch_size=batch_size,
-            epochs=epochs,
-            first_epoch=first,
+            epoch=epoch,
+            first_step=first_step,
             seed=seed,
             augmentation=config.data.augmentation,
             mean=images.mean,
-        ),
-        initial_epoch=first,
+            rows=rows,
+        )
+
+    def callbacks_after(epoch: int) -> list[keras.callbacks.Callback]:
+        if not cluster.is_chief:
+            return [callbacks.StopWhenDiverged()]
+        around = [*extra, callbacks.StopWhenDiverged()]
+        around.append(callbacks.MetricsLog(workdir.metrics, stage, epoch))
+        if keras.backend.backend() == "tensorflow":  # TensorBoard's logs are written by it.
+            model.compile(optimizer=model.objectives()[0].optimizer)  # It logs the learning rate.
+            folder = str(workdir.tensorboard / stage)
+            around.append(keras.callbacks.TensorBoard(folder, write_graph=False))
+        return around
+
+    course = loop.Course(
         epochs=epochs,
-        steps_per_epoch=steps,
-        validation_data=data.eval_batches(images.validation, EVAL_BATCH),
-        callbacks=around,
-        shuffle=False,  # The order of each epoch is the data pipeline's.
-        verbose=1 if sys.stdout.isatty() else 2,
+        steps=data.steps_per_epoch(images.train, batch_size),
+        batches=batches,
+        validation=lambda: data.eval_batches(images.validation, EVAL_BATCH),
+        schedule=schedule,
+        seed=seed,
+        save_secs=config.train.checkpoint_secs,
+    )
+    verbose = 1 if sys.stdout.isatty() else 2
+    loop.train(
+        model,
+        course,
+        checkpoints.Checkpoints(model.state, workdir.resume(stage)),
+        callbacks_after,
+        cluster=cluster,
+        verbose=verbose if cluster.is_chief else 0,
     )
 
 
 def finish(stage: str, workdir: WorkDir) -> None:
     """Drops the checkpoints of a stage whose result is written."""
-    shutil.rmtree(workdir.resume(stage), ignore_errors=True)
+    if workdir.cluster.is_chief:
+        shutil.rmtree(workdir.resume(stage), ignore_errors=True)
+
+
+def leave_weights(model: keras.Model, stage: str, workdir: WorkDir) -> None:
+    """Writes the result of a stage for everybody, and drops its checkpoints."""
+    if workdir.cluster.is_chief:
+        callbacks.save_weights(model, workdir.weights(stage))
+        finish(stage, workdir)
+    workdir.cluster.wait()
+
+
+def outputs(
+    call: Callable, variables: Sequence[keras.Variable], *arrays_of: Iterable
+) -> np.ndarray:
+    """What a compiled function gives for all batches, in order, [n, ...].
+
+    Args:
+        call: arrays [B, ...] -> [B, ...].
+        variables: all that `call` reads.
+        *arrays_of: for each argument of `call` its batches.
+    """
+    run = compiled.function(call, variables)
+    batches = zip(*arrays_of, strict=True)
+    return np.concatenate([np.asarray(run(*arrays)) for arrays in batches])
+
+
+def images_of(split: data.Split) -> Iterator[np.ndarray]:
+    """All images of a split, in order, in batches."""
+    return (images for images, _ in data.eval_batches(split, EVAL_BATCH))
 
 
 def predict(model: keras.Model, split: data.Split) -> np.ndarray:
     """Outputs [n, ...] of a model for all images of a split, in order, inference mode."""
-    batches = data.eval_batches(split, EVAL_BATCH).map(lambda images, _: images)
-    return model.predict(batches, verbose=0)
+
+    def infer(images):
+        return model(images, training=False)
+
+    return outputs(infer, model.variables, images_of(split))
 
 
 def labels_of(split: data.Split) -> np.ndarray:
     """Labels [n] of a split, in order."""
-    batches = data.eval_batches(split, EVAL_BATCH)
-    return np.concatenate([labels.numpy() for _, labels in batches])
+    return np.concatenate([labels for _, labels in data.eval_batches(split, EVAL_BATCH)])

@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 from ml_collections import ConfigDict
 
+from instanas_tf.models import replicas
 from instanas_tf.models.expert import static_network
 from instanas_tf.models.supernet import Supernet
 from instanas_tf.models.training import Objective, TrainedModel, correct, cross_entropy, sgd
@@ -29,6 +30,7 @@ class PathDropout(TrainedModel):
         optimizer: built on its variables.
         keep_range: (lowest, highest) of the rate drawn for each image once `random_keep`.
         smoothing: label smoothing.
+        clip_norm: largest global norm of the gradient; 0 does not clip.
         seed: of the bits.
     """
 
@@ -38,6 +40,7 @@ class PathDropout(TrainedModel):
         optimizer: keras.optimizers.Optimizer,
         keep_range: tuple[float, float],
         smoothing: float,
+        clip_norm: float,
         seed: int,
         **kwargs,
     ):
@@ -45,7 +48,7 @@ class PathDropout(TrainedModel):
         self.supernet = supernet
         self.weight_optimizer = optimizer
         self.keep_range = tuple(keep_range)
-        self.smoothing = smoothing
+        self.smoothing, self.clip_norm = smoothing, clip_norm
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.keep = self.add_weight(shape=(), initializer="ones", trainable=False, name="keep")
         self.random_keep = self.add_weight(
@@ -55,12 +58,12 @@ class PathDropout(TrainedModel):
     def objectives(self):
         """Cross-entropy of the supernet."""
         variables = self.supernet.trainable_variables
-        return (Objective(self._loss, variables, self.weight_optimizer),)
+        return (Objective(self._loss, variables, self.weight_optimizer, self.clip_norm),)
 
     def _loss(self, images, labels):
         space, batch = self.supernet.space, ops.shape(images)[0]
         low, high = self.keep_range
-        drawn = keras.random.uniform((batch, 1, 1), low, high, seed=self.seed_generator)
+        drawn = replicas.uniform((batch, 1, 1), self.seed_generator, low, high)
         keep = ops.where(self.random_keep > 0.5, drawn, self.keep)
         shape = (space.num_cells, space.num_ops)
         policy = policies.dropout(batch, shape, keep, self.seed_generator)
@@ -82,18 +85,21 @@ class Alone(TrainedModel):
         network: images -> logits.
         optimizer: built on its variables.
         smoothing: label smoothing.
+        clip_norm: largest global norm of the gradient; 0 does not clip.
     """
 
-    def __init__(self, network: keras.Model, optimizer, smoothing: float, **kwargs):
+    def __init__(
+        self, network: keras.Model, optimizer, smoothing: float, clip_norm: float, **kwargs
+    ):
         super().__init__(("loss", "train_accuracy"), **kwargs)
         self.network = network
         self.weight_optimizer = optimizer
-        self.smoothing = smoothing
+        self.smoothing, self.clip_norm = smoothing, clip_norm
 
     def objectives(self):
         """Cross-entropy of the network."""
         variables = self.network.trainable_variables
-        return (Objective(self._loss, variables, self.weight_optimizer),)
+        return (Objective(self._loss, variables, self.weight_optimizer, self.clip_norm),)
 
     def _loss(self, images, labels):
         logits = self.network(images, training=True)
@@ -107,16 +113,19 @@ class Alone(TrainedModel):
 
 def pretrain(config: ConfigDict, images: data.ImageData, workdir: WorkDir) -> None:
     """Runs stage 1 and leaves `checkpoints/pretrain.weights.h5`."""
-    settings, supernet = config.pretrain, fitting.make_supernet(config, images)
-    optimizer = sgd(
-        settings.learning_rate,
-        settings.weight_decay,
-        config.train.clip_norm,
-        supernet.trainable_variables,
-    )
-    model = PathDropout(
-        supernet, optimizer, settings.keep_range, config.train.label_smoothing, config.seed
-    )
+    settings, shared = config.pretrain, config.train
+    with workdir.cluster.scope():
+        supernet = fitting.make_supernet(config, images)
+        variables = supernet.trainable_variables
+        optimizer = sgd(settings.learning_rate, settings.weight_decay, variables)
+        model = PathDropout(
+            supernet,
+            optimizer,
+            settings.keep_range,
+            shared.label_smoothing,
+            shared.clip_norm,
+            config.seed,
+        )
     rate = schedules.LEARNING_RATES[settings.schedule](settings.learning_rate)
     random_from = settings.keep_random_from
     fitting.fit(
@@ -127,13 +136,12 @@ def pretrain(config: ConfigDict, images: data.ImageData, workdir: WorkDir) -> No
         config=config,
         workdir=workdir,
         schedule=[
-            fitting.learning_rate(optimizer, rate),
-            (model.keep.assign, schedules.knots(settings.keep)),
-            (model.random_keep.assign, lambda progress: float(progress >= random_from)),
+            (optimizer.learning_rate, rate),
+            (model.keep, schedules.knots(settings.keep)),
+            (model.random_keep, lambda progress: float(progress >= random_from)),
         ],
     )
-    callbacks.save_weights(supernet, workdir.weights("pretrain"))
-    fitting.finish("pretrain", workdir)
+    fitting.leave_weights(supernet, "pretrain", workdir)
 
 
 def weight_epochs(config: ConfigDict) -> int:
@@ -168,29 +176,26 @@ def train_alone(
     Returns:
         The trained network.
     """
+    settings, shared = config.pretrain, config.train
     keras.utils.set_random_seed(config.seed + 2)
-    network = static_network(space, policy, images.mean, images.std, config.train.bn_momentum)
+    with workdir.cluster.scope():
+        network = static_network(space, policy, images.mean, images.std, shared.bn_momentum)
+        variables = network.trainable_variables
+        optimizer = sgd(settings.learning_rate, settings.weight_decay, variables)
+        model = Alone(network, optimizer, shared.label_smoothing, shared.clip_norm)
     saved = workdir.weights(name)
     if saved.exists():
         callbacks.load_weights(network, saved)
         return network
-    settings = config.pretrain
-    optimizer = sgd(
-        settings.learning_rate,
-        settings.weight_decay,
-        config.train.clip_norm,
-        network.trainable_variables,
-    )
     rate = schedules.LEARNING_RATES[settings.schedule](settings.learning_rate)
     fitting.fit(
-        Alone(network, optimizer, config.train.label_smoothing),
+        model,
         name,
         epochs=weight_epochs(config),
         images=images,
         config=config,
         workdir=workdir,
-        schedule=[fitting.learning_rate(optimizer, rate)],
+        schedule=[(optimizer.learning_rate, rate)],
     )
-    callbacks.save_weights(network, saved)
-    fitting.finish(name, workdir)
+    fitting.leave_weights(network, name, workdir)
     return network

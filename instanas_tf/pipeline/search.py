@@ -13,12 +13,7 @@ from instanas_tf.models.training import sgd
 from instanas_tf.pipeline import callbacks, data, fitting
 from instanas_tf.pipeline.workdir import WorkDir
 from instanas_tf.search import rewards, schedules
-from instanas_tf.search.instance_aware import (
-    CONTROLLER_METRICS,
-    SUPERNET_METRICS,
-    InstaNAS,
-    SearchSettings,
-)
+from instanas_tf.search.instance_aware import InstaNAS, SearchSettings
 
 
 def search_settings(config: ConfigDict) -> SearchSettings:
@@ -31,7 +26,7 @@ def search_settings(config: ConfigDict) -> SearchSettings:
 
 
 def make_search(config: ConfigDict, images: data.ImageData, table: LatencyTable) -> InstaNAS:
-    """A fresh search model with built optimizers."""
+    """A fresh search model with built optimizers; in the scope of a cluster if there is one."""
     settings = config.search
     supernet = fitting.make_supernet(config, images)
     controller = fitting.make_controller(config, images)
@@ -40,16 +35,22 @@ def make_search(config: ConfigDict, images: data.ImageData, table: LatencyTable)
     weights = sgd(
         settings.supernet_learning_rate,
         settings.supernet_weight_decay,
-        config.train.clip_norm,
         supernet.trainable_variables,
     )
     return InstaNAS(
-        supernet, controller, table, search_settings(config), adam, weights, config.seed
+        supernet,
+        controller,
+        table,
+        search_settings(config),
+        adam,
+        weights,
+        config.train.clip_norm,
+        config.seed,
     )
 
 
 def schedule(model: InstaNAS, config: ConfigDict, table: LatencyTable) -> list:
-    """Pairs for `Scheduled`: α, target, window, learning rate and turn."""
+    """What changes with the stage's progress: α, target, window and learning rate."""
     settings = config.search
     recipe = settings[settings.recipe]
 
@@ -64,53 +65,27 @@ def schedule(model: InstaNAS, config: ConfigDict, table: LatencyTable) -> list:
             guard=recipe.lower_guard,
         )
 
-    def turn(progress: float) -> float:
-        return float(int(progress * settings.epochs + 1e-6) % 2 == 0)
-
     every = settings.controller_decay_epochs
     drops = [e / settings.epochs for e in range(every, settings.epochs, every)] if every else []
     rate = schedules.steps(settings.controller_learning_rate, drops)
     pairs = [
-        fitting.learning_rate(model.controller_optimizer, rate),
-        (model.alpha.assign, schedules.knots(recipe.alpha)),
-        (model.controller_turn.assign, turn),
+        (model.controller_optimizer.learning_rate, rate),
+        (model.alpha, schedules.knots(recipe.alpha)),
     ]
     if settings.recipe == "published":
-        pairs.append((model.window_ms.assign, window))
+        pairs.append((model.window_ms, window))
     else:
-        pairs.append((model.target.assign, schedules.knots(recipe.target)))
+        pairs.append((model.target, schedules.knots(recipe.target)))
     return pairs
-
-
-class LeaveOutIdle(keras.callbacks.Callback):
-    """Takes the metrics of the network whose turn it is not out of an epoch's logs.
-
-    Nothing was averaged into them, and they would read 0.
-
-    Args:
-        search: alternates by epochs.
-    """
-
-    def __init__(self, search: InstaNAS):
-        super().__init__()
-        self.search = search
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Changes the logs that the callbacks behind this one see."""
-        turn = float(self.search.controller_turn.numpy()) > 0.5
-        for name in SUPERNET_METRICS if turn else CONTROLLER_METRICS:
-            (logs or {}).pop(name, None)
 
 
 def search(config: ConfigDict, images: data.ImageData, workdir: WorkDir) -> None:
     """Runs stage 2 and leaves `checkpoints/search.weights.h5` and the controllers."""
     space = fitting.make_space(config, images.num_classes)
     table = LatencyTable.load(workdir.latency_table, space, config.controller.kind)
-    model = make_search(config, images, table)
+    with workdir.cluster.scope():
+        model = make_search(config, images, table)
     callbacks.load_weights(model.supernet, workdir.weights("pretrain"))
-    extra = [callbacks.KeepController(model.controller, workdir.controller)]
-    if model.settings.alternate == "epoch":
-        extra.insert(0, LeaveOutIdle(model))
     fitting.fit(
         model,
         "search",
@@ -119,11 +94,10 @@ def search(config: ConfigDict, images: data.ImageData, workdir: WorkDir) -> None
         config=config,
         workdir=workdir,
         schedule=schedule(model, config, table),
-        extra=extra,
+        extra=[callbacks.KeepController(model.controller, workdir.controller)],
         batch_size=config.search.batch_size,
     )
-    callbacks.save_weights(model.supernet, workdir.weights("search"))
-    fitting.finish("search", workdir)
+    fitting.leave_weights(model.supernet, "search", workdir)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -147,6 +147,26 @@ def read_entry(path: pathlib.Path, space: SearchSpace) -> dict[str, Any]:
     return entry
 
 
+def read_chosen(path: pathlib.Path, space: SearchSpace) -> dict[str, Any]:
+    """The experts chosen for a variant, checked; see `finetune.choose`.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    content = files.read_json(path, "run --stage=finetune again")
+    try:
+        for names in content["policies"]:
+            space.policy_from_names(names)
+        sum([content["unique_policies"], content["varying_bits"], content["epoch"]])
+        if not content["policies"]:
+            raise ValueError("there is none")
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{path} is damaged ({error!r}); delete it to choose the experts again"
+        ) from error
+    return content
+
+
 def load(workdir: WorkDir) -> list[Variant]:
     """All variants of a run.
 

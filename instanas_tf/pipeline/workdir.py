@@ -16,15 +16,22 @@ from ml_collections import ConfigDict
 
 from instanas_tf import files
 from instanas_tf.errors import InputError, ModelError
+from instanas_tf.pipeline.cluster import ALONE, Cluster
 
 STAGES = ("pretrain", "measure", "search", "finetune", "evaluate")
 
 
 @dataclasses.dataclass(frozen=True)
 class WorkDir:
-    """Paths of one run; every file in it is whole or not there."""
+    """Paths of one run; every file in it is whole or not there.
+
+    Attributes:
+        root: the folder.
+        cluster: this process's part in the run; the chief alone writes.
+    """
 
     root: pathlib.Path
+    cluster: Cluster = ALONE
 
     @property
     def config(self) -> pathlib.Path:
@@ -86,6 +93,10 @@ class WorkDir:
     def variant(self, name: str) -> pathlib.Path:
         """The entry of a finished variant, before all are in `experts.json`."""
         return self.root / "checkpoints" / f"variant_{name}.json"
+
+    def chosen(self, name: str) -> pathlib.Path:
+        """The experts chosen for a variant, before their weights are trained."""
+        return self.root / "checkpoints" / f"chosen_{name}.json"
 
     def is_done(self, stage: str) -> bool:
         """Whether a stage has left its result."""

@@ -16,6 +16,7 @@ import keras
 from keras import ops
 
 from instanas_tf.latency import LatencyTable
+from instanas_tf.models import replicas
 from instanas_tf.models.controller import Controller
 from instanas_tf.models.supernet import Supernet
 from instanas_tf.models.training import Objective, TrainedModel, correct, cross_entropy
@@ -65,8 +66,8 @@ class SearchSettings:
 class InstaNAS(TrainedModel):
     """The search as a Keras model: `fit` on (images, labels) trains both networks.
 
-    Callbacks set `alpha`, `target`, `window_ms` and `controller_turn`; see
-    `pipeline/search.py`. All state that a resumed run needs is in its weights.
+    Schedules set `alpha`, `target` and `window_ms`; see `pipeline/search.py`. All state that
+    a resumed run needs is in its `state`.
 
     Args:
         supernet: pretrained by path dropout.
@@ -75,6 +76,7 @@ class InstaNAS(TrainedModel):
         settings: the knobs.
         controller_optimizer: built on the controller's variables.
         supernet_optimizer: built on the supernet's variables.
+        clip_norm: largest global norm of the supernet's gradient; 0 does not clip.
         seed: of all sampling.
     """
 
@@ -86,6 +88,7 @@ class InstaNAS(TrainedModel):
         settings: SearchSettings,
         controller_optimizer: keras.optimizers.Optimizer,
         supernet_optimizer: keras.optimizers.Optimizer,
+        clip_norm: float,
         seed: int,
         **kwargs,
     ):
@@ -96,6 +99,7 @@ class InstaNAS(TrainedModel):
         self.settings = settings
         self.controller_optimizer = controller_optimizer
         self.supernet_optimizer = supernet_optimizer
+        self.clip_norm = clip_norm
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.alpha = self._scalar("alpha", 0.8)
         self.target = self._scalar("target", 1.0)
@@ -105,7 +109,6 @@ class InstaNAS(TrainedModel):
         )
         first = rewards.window(table.l_max_ms, table.l_base_ms, table.l_min_ms, progress=0.0)
         self.window_ms.assign(first)
-        self.controller_turn = self._scalar("controller_turn", 1.0)
 
     def _scalar(self, name: str, value: float):
         return self.add_weight(
@@ -116,23 +119,24 @@ class InstaNAS(TrainedModel):
         )
 
     def objectives(self) -> tuple[Objective, Objective]:
-        """First the controller, then the supernet; or one an epoch, by turns."""
-        turns = self.settings.alternate == "epoch"
-        turn = self.controller_turn > 0.5 if turns else None
+        """First the controller, then the supernet."""
         return (
             Objective(
                 self.controller_loss,
                 self.controller.trainable_variables,
                 self.controller_optimizer,
-                turn,
             ),
             Objective(
                 self.supernet_loss,
                 self.supernet.trainable_variables,
                 self.supernet_optimizer,
-                ops.logical_not(turn) if turns else None,
+                self.clip_norm,
             ),
         )
+
+    def active(self, epoch: int) -> tuple[int, ...]:
+        """Both networks in each epoch, or one by turns, the controller first."""
+        return (0, 1) if self.settings.alternate == "step" else (epoch % 2,)
 
     def controller_loss(self, images, labels):
         """Loss of the controller and its metrics; the supernet is in inference mode."""
@@ -142,7 +146,7 @@ class InstaNAS(TrainedModel):
         greedy = policies.greedy(probabilities)
         sampled_correct, greedy_correct = self._outcomes(images, labels, sampled, greedy)
         greedy_ms = self.table.latency_ms(greedy, ops.sum)
-        ratio = ops.mean(greedy_ms) / self.table.reference_ms
+        ratio = replicas.mean(ops.mean(greedy_ms)) / self.table.reference_ms
         sampled_reward, greedy_reward = (
             self._reward(hits, policy)
             for hits, policy in ((sampled_correct, sampled), (greedy_correct, greedy))
@@ -163,7 +167,7 @@ class InstaNAS(TrainedModel):
             "sampled_accuracy": ops.mean(sampled_correct),
             "greedy_accuracy": ops.mean(greedy_correct),
             "latency_ratio": ratio,
-            "price": self.price,
+            "price": self.price.value,
             "entropy": ops.mean(policies.entropy(probabilities)),
         }
         return loss, values
@@ -218,11 +222,9 @@ class InstaNAS(TrainedModel):
         policy = policies.greedy(self.controller(images, training=False))
         return self.supernet((images, policy), training=False)
 
-    def test_step(self, data):
-        """Accuracy and mean table latency of the greedy policies, as a share."""
-        logs = super().test_step(data)
-        policy = policies.greedy(self.controller(data[0], training=False))
-        tracker = self.trackers["latency_ratio"]
+    def validate(self, images, labels):
+        """Accuracy and table latency (as a share) of the greedy policy of each image."""
+        policy = policies.greedy(self.controller(images, training=False))
+        logits = self.supernet((images, policy), training=False)
         ratio = self.table.latency_ms(policy, ops.sum) / self.table.reference_ms
-        tracker.update_state(ratio)
-        return {**logs, "latency_ratio": tracker.result()}
+        return {"accuracy": correct(labels, logits), "latency_ratio": ratio}

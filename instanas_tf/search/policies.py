@@ -6,7 +6,10 @@ section 3.3, and its official code.
 
 from __future__ import annotations
 
-from keras import ops, random
+import keras
+from keras import ops
+
+from instanas_tf.models import replicas
 
 _TINY = 1e-6
 
@@ -34,7 +37,7 @@ def sample(probabilities, seed):
     Returns:
         Float 0/1 [B, L, K], without gradient.
     """
-    uniform = random.uniform(ops.shape(probabilities), seed=seed)
+    uniform = replicas.uniform(ops.shape(probabilities), seed)
     return ops.stop_gradient(ops.cast(uniform < probabilities, probabilities.dtype))
 
 
@@ -94,7 +97,7 @@ def diversity(probabilities, ratio: float):
     Returns:
         Scalar, in nats.
     """
-    of_mean = entropy(ops.mean(probabilities, axis=0))
+    of_mean = entropy(replicas.mean(ops.mean(probabilities, axis=0)))
     return of_mean - ratio * ops.mean(entropy(probabilities))
 
 
@@ -108,8 +111,9 @@ def shuffle(policy, seed):
     Returns:
         The same policies in another order, [B, L, K].
     """
-    order = ops.argsort(random.uniform((ops.shape(policy)[0],), seed=seed))
-    return ops.take(policy, order, axis=0)
+    everybodys = replicas.all_rows(policy)
+    order = ops.argsort(keras.random.uniform((ops.shape(everybodys)[0],), seed=seed))
+    return replicas.own_rows(ops.take(everybodys, order, axis=0))
 
 
 def dropout(batch_size, shape, keep, seed):
@@ -124,5 +128,5 @@ def dropout(batch_size, shape, keep, seed):
     Returns:
         Float 0/1 [B, L, K].
     """
-    uniform = random.uniform((batch_size, *shape), seed=seed)
+    uniform = replicas.uniform((batch_size, *shape), seed)
     return ops.cast(uniform < keep, "float32")
