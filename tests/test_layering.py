@@ -27,6 +27,9 @@ FLOORS = {
     "instanas_tf.measure": 6,
     "instanas_tf.compare": 6,
     "instanas_tf.train": 7,
+    "instanas_tf.trial": 7,
+    "instanas_tf.tuner": 7,
+    "instanas_tf.tune": 8,
 }
 DOOR = "instanas_tf"
 
@@ -43,6 +46,9 @@ WITHOUT_TENSORFLOW = (
     "instanas_tf.files",
     "instanas_tf.latency",
     "instanas_tf.pipeline.config",
+    "instanas_tf.pipeline.knobs",
+    "instanas_tf.pipeline.objectives",
+    "instanas_tf.pipeline.tuning",
     "instanas_tf.spaces",
 )
 BENCH_EXTRAS = {"android_bench.runner": {"numpy", *RUNTIMES}}

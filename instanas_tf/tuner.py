@@ -1,0 +1,305 @@
+"""KerasTuner as this package uses it: its oracles choose the values, our stages run them.
+
+What differs from KerasTuner's own tuners (1.4.8): its files are written in one piece; the
+trials that were running are the only ones that are run again; an error of ours marks a trial
+as failed in one line, any other is not swallowed; and a worker that is gone loses its trial to
+the next one, where KerasTuner's chief would wait for it for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import pathlib
+import threading
+import time
+from collections.abc import Callable
+
+import grpc
+import keras_tuner as kt
+from ml_collections import ConfigDict
+
+from instanas_tf import files
+from instanas_tf import trial as trial_module
+from instanas_tf.errors import DeviceError, InputError, ModelError
+from instanas_tf.pipeline import data, tuning
+from instanas_tf.pipeline.knobs import Knob, shortened, turned
+from instanas_tf.pipeline.tuning import Plan, Role, Row, TuneDir
+from instanas_tf.pipeline.workdir import locked
+
+FAILURES = 3  # Failed trials in a row that end the search.
+LOOK_SECS = 5.0  # Between two looks of the chief for workers that are gone.
+_NEVER = 2**31  # KerasTuner's own limit would leave its lock taken.
+
+Say = Callable[[str], None]
+
+
+class WholeFiles(kt.Oracle):
+    """An oracle whose files are whole or not there, and agree with each other."""
+
+    def save(self):
+        """Writes `oracle.json` in one piece."""
+        files.write_json(pathlib.Path(self._get_oracle_fname()), self.get_state())
+
+    def _save_trial(self, trial):
+        path = pathlib.Path(self._get_trial_dir(trial.trial_id)) / "trial.json"
+        files.write_json(path, trial.get_state())
+
+    def reload(self):
+        """Reads all files back; a trial that the oracle had not noted yet is not counted.
+
+        Raises:
+            ValueError: the file of a trial is missing.
+        """
+        super().reload()
+        missing = [name for name in self.start_order if name not in self.trials]
+        if missing:
+            raise ValueError(f"trial_{missing[0]}/trial.json is missing")
+        self.trials = {name: self.trials[name] for name in self.start_order}
+
+    @kt.synchronized
+    def drop_gone(self, is_gone: Callable[[str], bool]) -> list[str]:
+        """Queues the trials of workers that are gone, and returns those workers' names."""
+        gone = [name for name in sorted(self.tuner_ids) if is_gone(name)]
+        for name in gone:
+            self.tuner_ids.discard(name)
+            lost = self.ongoing_trials.pop(name, None)
+            if lost is not None:
+                self._retry_queue.append(lost.trial_id)
+        if gone:
+            self.save()
+        return gone
+
+
+class Hyperband(WholeFiles, kt.oracles.HyperbandOracle):
+    """Hyperband: many trials with few epochs, and more epochs for the best of them."""
+
+
+class Bayesian(WholeFiles, kt.oracles.BayesianOptimizationOracle):
+    """A Gaussian process of what was tried."""
+
+
+class Random(WholeFiles, kt.oracles.RandomSearchOracle):
+    """Values drawn at random."""
+
+
+def hyperparameters(knobs: tuple[Knob, ...]) -> kt.HyperParameters:
+    """Knobs as KerasTuner's space."""
+    space = kt.HyperParameters()
+    for knob in knobs:
+        if knob.kind == "choice":
+            space.Choice(knob.name, list(knob.values), ordered=True)
+        else:
+            space.Float(knob.name, *knob.values, sampling=knob.kind)
+    return space
+
+
+def make_oracle(plan: Plan) -> kt.Oracle:
+    """The oracle that chooses the values of a plan's trials."""
+    shared = {
+        "objective": kt.Objective(plan.objective, plan.direction),
+        "hyperparameters": hyperparameters(plan.knobs),
+        "allow_new_entries": False,
+        "tune_new_entries": False,
+        "seed": plan.config.seed + 1,  # KerasTuner takes 0 for none.
+        "max_consecutive_failed_trials": _NEVER,
+    }
+    if plan.tuner == "hyperband":
+        oracle = Hyperband(max_epochs=plan.config.search.epochs, factor=tuning.FACTOR, **shared)
+        oracle.max_trials = plan.max_trials
+        return oracle
+    if plan.tuner == "random":
+        return Random(max_trials=plan.max_trials, **shared)
+    # A third of the trials at random at most, else a short search would be nothing but random.
+    first = max(2, min(3 * len(plan.knobs), plan.max_trials // 3))
+    return Bayesian(max_trials=plan.max_trials, num_initial_points=first, **shared)
+
+
+def share(plan: Plan, values: dict) -> float:
+    """Share of the epochs that an oracle's values give a trial; 1 unless it is Hyperband."""
+    return min(
+        1.0, values.get("tuner/epochs", plan.config.search.epochs) / plan.config.search.epochs
+    )
+
+
+class TrialTuner(kt.engine.base_tuner.BaseTuner):
+    """Runs trials through the stages of training.
+
+    Hyperband's budget is the number of the search's epochs, and all stages are shortened by
+    the same share, to one epoch each at the least. A trial that is promoted is trained anew,
+    since the schedules of each stage depend on its length; only its latency table is kept.
+
+    Args:
+        plan: of the search.
+        folder: of the search.
+        role: of this process.
+        images: the dataset; None for a chief.
+        say: told in a line what is going on.
+    """
+
+    def __init__(
+        self, plan: Plan, folder: TuneDir, role: Role, images: data.ImageData | None, say: Say
+    ):
+        self.plan, self.folder, self.role = plan, folder, role
+        self.images, self.say = images, say
+        self.failures = 0
+        # KerasTuner reads its files back only if this one is there, which it writes late.
+        mark = folder.state / f"{role.name}.json"
+        mark.unlink(missing_ok=True)
+        if not role.is_worker and (folder.state / "oracle.json").exists():
+            files.write_json(mark, {})
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                super().__init__(
+                    make_oracle(plan),
+                    directory=str(folder.root),
+                    project_name=folder.state.name,
+                )
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"{folder.state} is damaged ({reason}); start the search anew in another --workdir"
+            ) from error
+
+    def config_of(self, values: dict) -> ConfigDict:
+        """The config of a trial."""
+        return shortened(
+            turned(self.plan.config, self.plan.knobs, values), share(self.plan, values)
+        )
+
+    def pre_create_trial(self):
+        """Keeps a worker that waits for the others from asking the chief all the time."""
+        if self.role.is_worker:
+            time.sleep(0.2)
+
+    def run_trial(self, trial, *args, **kwargs):
+        """Runs the stages of a trial that are left.
+
+        Returns:
+            The objective by its name.
+
+        Raises:
+            FailedTrialError: the training failed.
+            InstanasError: whatever would meet the next trial too; this one stays unfinished.
+        """
+        values = trial.hyperparameters.values
+        knobs = " ".join(f"{k.name}={k.nearest(values[k.name]):g}" for k in self.plan.knobs)
+        self.say(f"== trial {trial.trial_id}: {knobs}{self._budget(values)}")
+        outcome = trial_module.run(
+            self.config_of(values),
+            self.plan.config,
+            self.images,
+            self.folder.trial(trial.trial_id),
+            self.folder.tables,
+        )
+        if outcome.reason:
+            self.say(f"trial {trial.trial_id} failed: {outcome.reason}")
+            raise kt.errors.FailedTrialError(outcome.reason)
+        value = outcome.value(self.plan.objective, self.plan.target)
+        self.say(
+            f"trial {trial.trial_id}: {self.plan.objective} {value:.4f}, validation accuracy "
+            f"{outcome.accuracy:.4f}, {outcome.latency_ms:.3f} ms, "
+            f"{outcome.latency_ratio:.2f} of the reference network"
+        )
+        return {self.plan.objective: value}
+
+    def _budget(self, values: dict) -> str:
+        given = share(self.plan, values)
+        return f", {given:.0%} of the epochs" if given < 1 else ""
+
+    def _try_run_and_update_trial(self, trial, *args, **kwargs):
+        """Lets errors through that KerasTuner would swallow, and prints no traceback."""
+        try:
+            self._run_and_update_trial(trial, *args, **kwargs)
+        except kt.errors.FailedTrialError as error:
+            trial.status, trial.message = "FAILED", str(error)
+        else:
+            trial.status = "COMPLETED"
+
+    def on_trial_end(self, trial):
+        """Tells the oracle, writes the table, and stops if nothing but failures come.
+
+        Raises:
+            ModelError: several trials in a row failed.
+        """
+        super().on_trial_end(trial)
+        if not self.role.is_worker:
+            tuning.write_table(self.folder, self.plan, self.rows())
+        self.failures = self.failures + 1 if trial.status == "FAILED" else 0
+        if self.failures == FAILURES:
+            raise ModelError(
+                f"{FAILURES} trials in a row failed, the last one because: {trial.message}"
+            )
+
+    def rows(self) -> list[Row]:
+        """All trials so far; not for a worker, which does not know them."""
+        return [self._row(found) for found in self.oracle.trials.values()]
+
+    def _row(self, found) -> Row:
+        values = found.hyperparameters.values
+        knobs = {knob.name: knob.nearest(values[knob.name]) for knob in self.plan.knobs}
+        row = Row(found.trial_id, "interrupted", knobs, share(self.plan, values))
+        outcome = trial_module.read_outcome(self.folder.trial(found.trial_id).root)
+        if outcome is None or found.status not in ("COMPLETED", "FAILED"):
+            return row
+        if outcome.reason:
+            return dataclasses.replace(row, status="failed", reason=outcome.reason)
+        return dataclasses.replace(
+            row,
+            status="done",
+            value=outcome.value(self.plan.objective, self.plan.target),
+            accuracy=outcome.accuracy,
+            latency_ms=outcome.latency_ms,
+            latency_ratio=outcome.latency_ratio,
+        )
+
+
+def is_gone(folder: TuneDir, worker_id: str) -> bool:
+    """Whether no process holds a worker's folder."""
+    try:
+        with locked(folder.worker(worker_id)):
+            return True
+    except InputError:
+        return False
+
+
+def watch(tuner: TrialTuner, stop: threading.Event) -> None:
+    """Takes trials back from workers that are gone, until told to stop."""
+    while not stop.wait(LOOK_SECS):
+        for name in tuner.oracle.drop_gone(lambda name: is_gone(tuner.folder, name)):
+            tuner.say(f"worker {name} is gone; its trial goes on in the next worker that asks")
+
+
+def search(tuner: TrialTuner) -> None:
+    """Runs a search to its end, in the role that the tuner has.
+
+    Raises:
+        InputError: the chief's address cannot be used.
+        DeviceError: the chief does not answer.
+        InstanasError: what stopped a trial.
+    """
+    with contextlib.ExitStack() as around:
+        if tuner.role.is_chief:
+            stop = threading.Event()
+            around.callback(stop.set)
+            threading.Thread(target=watch, args=(tuner, stop), daemon=True).start()
+        try:
+            tuner.search(verbose=0)
+        except grpc.RpcError as error:
+            raise DeviceError(
+                f"the chief at {tuner.role.address} does not answer "
+                f"({_details(error)}); start it again with the same command, then this worker"
+            ) from error
+        except RuntimeError as error:
+            if not tuner.role.is_chief:
+                raise
+            raise InputError(
+                f"cannot listen at {tuner.role.address} ({str(error).splitlines()[0]}); "
+                "choose another KERASTUNER_ORACLE_PORT"
+            ) from error
+
+
+def _details(error: grpc.RpcError) -> str:
+    details = getattr(error, "details", lambda: "")() or "no reason given"
+    return details.splitlines()[0]
