@@ -47,7 +47,9 @@ class WholeFiles(kt.Oracle):
         files.write_json(path, trial.get_state())
 
     def reload(self):
-        """Reads all files back; a trial that the oracle had not noted yet is not counted.
+        """Reads all files back; what the oracle had not noted yet does not count.
+
+        That is a trial that was about to start, and the result of one that was about to end.
 
         Raises:
             ValueError: the file of a trial is missing.
@@ -57,6 +59,9 @@ class WholeFiles(kt.Oracle):
         if missing:
             raise ValueError(f"trial_{missing[0]}/trial.json is missing")
         self.trials = {name: self.trials[name] for name in self.start_order}
+        for name in self._retry_queue:
+            values = self.trials[name].hyperparameters
+            self.trials[name] = kt.engine.trial.Trial(values, trial_id=name, status="RUNNING")
 
     @kt.synchronized
     def drop_gone(self, is_gone: Callable[[str], bool]) -> list[str]:
@@ -185,7 +190,8 @@ class TrialTuner(kt.engine.base_tuner.BaseTuner):
         """
         values = trial.hyperparameters.values
         knobs = " ".join(f"{k.name}={k.nearest(values[k.name]):g}" for k in self.plan.knobs)
-        self.say(f"== trial {trial.trial_id}: {knobs}{self._budget(values)}")
+        goes_on = " goes on" if self.folder.trial(trial.trial_id).config.exists() else ""
+        self.say(f"== trial {trial.trial_id}{goes_on}: {knobs}{self._budget(values)}")
         outcome = trial_module.run(
             self.config_of(values),
             self.plan.config,

@@ -1,0 +1,223 @@
+"""KerasTuner's oracles with a trial that only pretends: what is run, kept and run again."""
+
+import collections
+import dataclasses
+import json
+import shutil
+
+import pytest
+
+from instanas_tf import files, trial, tuner
+from instanas_tf.errors import InputError, ModelError
+from instanas_tf.pipeline import config as config_module
+from instanas_tf.pipeline import knobs, tuning
+from instanas_tf.pipeline.tuning import Plan, Role
+from instanas_tf.pipeline.workdir import locked
+
+
+class Pretended:
+    """Trials without training: what was asked for, and what happens on a given call."""
+
+    def __init__(self):
+        self.calls = []
+        self.events = {}
+
+    def run(self, config, reference, images, place, tables):
+        name = place.root.name
+        self.calls.append((name, config.finetune.learning_rate, config.search.epochs))
+        event = self.events.pop(len(self.calls) - 1, None)
+        if isinstance(event, BaseException):
+            raise event
+        found = event or trial.Outcome(config.finetune.learning_rate, 0.1, 1.0, 2.0)
+        files.write_json(place.root / trial.OUTCOME, dataclasses.asdict(found))
+        return found
+
+    @property
+    def names(self):
+        return [name for name, _, _ in self.calls]
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    found = Pretended()
+    monkeypatch.setattr(trial, "run", found.run)
+    return found
+
+
+def make_plan(kind="random", trials=5, epochs=3, seed=0):
+    config = config_module.default_config()
+    config.search.epochs = epochs
+    config.seed = seed
+    return Plan(config, "accuracy", kind, knobs.select("finetune_learning_rate", "priced"), trials)
+
+
+def make(root, plan, role=None):
+    folder = tuning.TuneDir(root)
+    return tuner.TrialTuner(plan, folder, role or Role(), None, lambda line: None)
+
+
+def searched(root, plan):
+    made = make(root, plan)
+    tuner.search(made)
+    return made
+
+
+@pytest.mark.parametrize("kind", tuning.TUNERS)
+def test_an_interrupted_search_goes_on_with_the_same_trial(kind, tmp_path, pretended):
+    pretended.events = {0: KeyboardInterrupt(), 3: KeyboardInterrupt()}
+    plan = make_plan(kind)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            searched(tmp_path / "a", plan)
+    made = searched(tmp_path / "a", plan)
+    assert pretended.names == ["0", "0", "1", "2", "2", "3", "4"]
+    assert [pretended.calls[i] for i in (0, 3)] == [pretended.calls[i] for i in (1, 4)]
+    rows = made.rows()
+    assert [row.status for row in rows] == ["done"] * 5
+    rates = {name: rate for name, rate, _ in pretended.calls}
+    assert {row.trial: row.value for row in rows} == rates
+    assert [row.trial for row in searched(tmp_path / "a", plan).rows()] == list("01234")
+    assert len(pretended.calls) == 7  # The finished search ran nothing more.
+
+
+def test_the_same_seed_tries_the_same_values(tmp_path, pretended):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        searched(tmp_path / name, make_plan(trials=3, seed=seed))
+    first, second, third = (pretended.calls[i : i + 3] for i in (0, 3, 6))
+    assert first == second
+    assert first != third
+
+
+def test_more_trials_may_be_asked_for(tmp_path, pretended):
+    searched(tmp_path / "a", make_plan(trials=2))
+    searched(tmp_path / "a", make_plan(trials=4))
+    assert pretended.names == ["0", "1", "2", "3"]
+
+
+def test_hyperband_gives_the_best_more_epochs(tmp_path, pretended):
+    made = searched(tmp_path / "a", make_plan("hyperband", trials=None))
+    assert [epochs for _, _, epochs in pretended.calls] == [1, 1, 1, 3, 3, 3]
+    rates = [rate for _, rate, _ in pretended.calls]
+    assert rates[3] == max(rates[:3])  # The objective of a pretended trial is its rate.
+    assert [row.share for row in made.rows()] == pytest.approx([1 / 3] * 3 + [1.0] * 3)
+
+
+def test_a_trial_that_the_oracle_had_not_noted_is_not_counted(tmp_path, pretended):
+    made = searched(tmp_path / "a", make_plan(trials=2))
+    state = made.folder.state
+    shutil.copytree(state / "trial_1", state / "trial_2")
+    content = json.loads((state / "trial_2" / "trial.json").read_text())
+    (state / "trial_2" / "trial.json").write_text(
+        json.dumps({**content, "trial_id": "2", "status": "RUNNING"})
+    )
+    found = searched(tmp_path / "a", make_plan(trials=3))
+    assert [row.trial for row in found.rows()] == ["0", "1", "2"]
+    assert pretended.names == ["0", "1", "2"]
+
+
+def test_a_trial_whose_end_the_oracle_had_not_noted_is_not_counted_twice(tmp_path, pretended):
+    pretended.events = {1: KeyboardInterrupt()}
+    with pytest.raises(KeyboardInterrupt):
+        searched(tmp_path / "a", make_plan(trials=2))
+    oracle = tmp_path / "a" / "keras_tuner" / "oracle.json"
+    before = oracle.read_bytes()
+    searched(tmp_path / "a", make_plan(trials=2))
+    oracle.write_bytes(before)  # As if the process had ended just before it was written.
+    rows = searched(tmp_path / "a", make_plan(trials=2)).rows()
+    assert [(row.trial, row.status) for row in rows] == [("0", "done"), ("1", "done")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("oracle.json", ""),
+        ("oracle.json", '{"trials": '),
+        ("oracle.json", "{}"),
+        ("oracle.json", "[]"),
+        ("trial_0/trial.json", ""),
+        ("trial_1/trial.json", "{}"),
+        ("trial_1/trial.json", None),
+    ],
+)
+def test_a_damaged_file_of_kerastuner(name, content, tmp_path, pretended):
+    made = searched(tmp_path / "a", make_plan(trials=2))
+    path = made.folder.state / name
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(InputError, match="keras_tuner is damaged .*another --workdir") as error:
+        make(tmp_path / "a", make_plan(trials=2))
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_damaged_mark_does_no_harm(tmp_path, pretended):
+    made = searched(tmp_path / "a", make_plan(trials=2))
+    (made.folder.state / "tuner0.json").write_text("")
+    assert len(make(tmp_path / "a", make_plan(trials=2)).rows()) == 2
+
+
+def test_a_failed_trial_stays_failed_and_the_search_goes_on(tmp_path, pretended, capfd):
+    failed = trial.Outcome(reason="loss is nan after epoch 1")
+    pretended.events = {1: failed, 2: failed, 4: failed}
+    rows = searched(tmp_path / "a", make_plan()).rows()
+    found = collections.Counter(row.status for row in rows)
+    assert found == {"done": 2, "failed": 3}
+    assert rows[1].reason == "loss is nan after epoch 1"
+    assert rows[1].value is None
+    assert [row.status for row in searched(tmp_path / "a", make_plan()).rows()] == [
+        row.status for row in rows
+    ]
+    assert len(pretended.calls) == 5
+    out, err = capfd.readouterr()
+    assert "Traceback" not in out + err
+
+
+def test_failures_in_a_row_end_the_search(tmp_path, pretended):
+    failed = trial.Outcome(reason="loss is nan")
+    pretended.events = dict.fromkeys((1, 2, 3), failed)
+    with pytest.raises(ModelError, match="3 trials in a row failed, .* because: loss is nan"):
+        searched(tmp_path / "a", make_plan())
+    assert json.loads((tmp_path / "a" / "trials.json").read_text())["trials"][0]["trial"] == "0"
+    searched(tmp_path / "a", make_plan())
+    assert pretended.names == list("01234")
+
+
+@pytest.mark.parametrize("error", [InputError("no data"), ZeroDivisionError("a fault of ours")])
+def test_other_errors_end_the_search_and_leave_the_trial_unfinished(error, tmp_path, pretended):
+    pretended.events = {1: error}
+    with pytest.raises(type(error)):
+        searched(tmp_path / "a", make_plan(trials=3))
+    rows = make(tmp_path / "a", make_plan(trials=3)).rows()
+    assert [row.status for row in rows] == ["done", "interrupted"]
+    searched(tmp_path / "a", make_plan(trials=3))
+    assert pretended.names == ["0", "1", "1", "2"]
+
+
+def test_the_trial_of_a_worker_that_is_gone_goes_to_the_next(tmp_path, pretended):
+    made = make(tmp_path / "a", make_plan(trials=3))
+    lost = made.oracle.create_trial("tuner0")
+    kept = made.oracle.create_trial("tuner1")
+    with locked(made.folder.worker("tuner1")):
+        gone = made.oracle.drop_gone(lambda name: tuner.is_gone(made.folder, name))
+        assert gone == ["tuner0"]
+        assert made.oracle.drop_gone(lambda name: tuner.is_gone(made.folder, name)) == []
+    assert made.oracle.create_trial("tuner2").trial_id == lost.trial_id
+    assert made.oracle.ongoing_trials["tuner1"].trial_id == kept.trial_id
+    assert made.oracle.create_trial("tuner3").trial_id not in (lost.trial_id, kept.trial_id)
+
+
+def test_a_short_bayesian_search_is_not_all_at_random():
+    plan = dataclasses.replace(make_plan("bayesian"), knobs=knobs.select("all", "priced"))
+    assert tuner.make_oracle(dataclasses.replace(plan, trials=9)).num_initial_points == 3
+    assert tuner.make_oracle(dataclasses.replace(plan, trials=1)).num_initial_points == 2
+    assert tuner.make_oracle(dataclasses.replace(plan, trials=900)).num_initial_points == 39
+
+
+def test_values_survive_the_way_between_processes():
+    import keras_tuner as kt
+
+    found = knobs.select("all", "priced")
+    space = tuner.hyperparameters(found)
+    for knob in found:
+        space.values[knob.name] = space.get(knob.name) * 1.2345678901234
+    again = kt.HyperParameters.from_proto(space.to_proto()).values
+    for knob in found:
+        assert knob.nearest(again[knob.name]) == knob.nearest(space.values[knob.name])
