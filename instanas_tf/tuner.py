@@ -8,10 +8,12 @@ the next one, where KerasTuner's chief would wait for it for ever.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import dataclasses
 import io
 import pathlib
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -36,15 +38,28 @@ Say = Callable[[str], None]
 
 
 class WholeFiles(kt.Oracle):
-    """An oracle whose files are whole or not there, and agree with each other."""
+    """An oracle whose files are whole or not there, and agree with each other.
+
+    Attributes:
+        failure: why a file could not be written; None as long as all could.
+    """
+
+    failure: ModelError | None = None
 
     def save(self):
         """Writes `oracle.json` in one piece."""
-        files.write_json(pathlib.Path(self._get_oracle_fname()), self.get_state())
+        self._write(pathlib.Path(self._get_oracle_fname()), self.get_state())
 
     def _save_trial(self, trial):
         path = pathlib.Path(self._get_trial_dir(trial.trial_id)) / "trial.json"
-        files.write_json(path, trial.get_state())
+        self._write(path, trial.get_state())
+
+    def _write(self, path: pathlib.Path, state: dict) -> None:
+        try:
+            files.write_json(path, state)
+        except ModelError as error:
+            self.failure = error
+            raise
 
     def reload(self):
         """Reads all files back; what the oracle had not noted yet does not count.
@@ -72,8 +87,6 @@ class WholeFiles(kt.Oracle):
             lost = self.ongoing_trials.pop(name, None)
             if lost is not None:
                 self._retry_queue.append(lost.trial_id)
-        if gone:
-            self.save()
         return gone
 
 
@@ -189,6 +202,12 @@ class TrialTuner(kt.engine.base_tuner.BaseTuner):
             InstanasError: whatever would meet the next trial too; this one stays unfinished.
         """
         values = trial.hyperparameters.values
+        known = {name for name in values if not name.startswith("tuner/")}
+        if known != {knob.name for knob in self.plan.knobs}:
+            raise InputError(
+                f"the chief at {self.role.address} has another search ({', '.join(sorted(known))} "
+                "are its knobs); give all processes the same arguments"
+            )
         knobs = " ".join(f"{k.name}={k.nearest(values[k.name]):g}" for k in self.plan.knobs)
         goes_on = " goes on" if self.folder.trial(trial.trial_id).config.exists() else ""
         self.say(f"== trial {trial.trial_id}{goes_on}: {knobs}{self._budget(values)}")
@@ -271,8 +290,15 @@ def is_gone(folder: TuneDir, worker_id: str) -> bool:
 
 
 def watch(tuner: TrialTuner, stop: threading.Event) -> None:
-    """Takes trials back from workers that are gone, until told to stop."""
+    """Takes trials back from workers that are gone, until told to stop.
+
+    A chief that cannot write is interrupted: the error came up in a thread of its server, and
+    KerasTuner's lock stays taken by it.
+    """
     while not stop.wait(LOOK_SECS):
+        if tuner.oracle.failure is not None:
+            _thread.interrupt_main()
+            return
         for name in tuner.oracle.drop_gone(lambda name: is_gone(tuner.folder, name)):
             tuner.say(f"worker {name} is gone; its trial goes on in the next worker that asks")
 
@@ -287,23 +313,39 @@ def search(tuner: TrialTuner) -> None:
     """
     with contextlib.ExitStack() as around:
         if tuner.role.is_chief:
+            require_free(tuner.role.address)
             stop = threading.Event()
             around.callback(stop.set)
             threading.Thread(target=watch, args=(tuner, stop), daemon=True).start()
         try:
             tuner.search(verbose=0)
+        except KeyboardInterrupt:
+            if tuner.role.is_chief and tuner.oracle.failure is not None:
+                raise tuner.oracle.failure from None
+            raise
         except grpc.RpcError as error:
             raise DeviceError(
                 f"the chief at {tuner.role.address} does not answer "
                 f"({_details(error)}); start it again with the same command, then this worker"
             ) from error
-        except RuntimeError as error:
-            if not tuner.role.is_chief:
-                raise
-            raise InputError(
-                f"cannot listen at {tuner.role.address} ({str(error).splitlines()[0]}); "
-                "choose another KERASTUNER_ORACLE_PORT"
-            ) from error
+
+
+def require_free(address: str) -> None:
+    """Raises InputError unless a chief can listen at IP:PORT.
+
+    KerasTuner's server would share a port with that of another search.
+    """
+    ip, _, port = address.rpartition(":")
+    try:
+        with socket.socket() as found:
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            found.bind((ip, int(port)))
+            found.listen()
+    except OSError as error:
+        raise InputError(
+            f"cannot listen at {address} ({error.strerror or error}); choose another "
+            "KERASTUNER_ORACLE_IP or KERASTUNER_ORACLE_PORT"
+        ) from error
 
 
 def _details(error: grpc.RpcError) -> str:

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import json
 import shutil
+import socket
 
 import pytest
 
@@ -202,6 +203,53 @@ def test_the_trial_of_a_worker_that_is_gone_goes_to_the_next(tmp_path, pretended
     assert made.oracle.create_trial("tuner2").trial_id == lost.trial_id
     assert made.oracle.ongoing_trials["tuner1"].trial_id == kept.trial_id
     assert made.oracle.create_trial("tuner3").trial_id not in (lost.trial_id, kept.trial_id)
+
+
+@pytest.fixture
+def chief(tmp_path, monkeypatch):
+    """A chief at a port that is free."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = str(found.getsockname()[1])
+    for name, value in {"TUNER_ID": "chief", "ORACLE_IP": "127.0.0.1", "ORACLE_PORT": port}.items():
+        monkeypatch.setenv(f"KERASTUNER_{name}", value)
+    monkeypatch.setattr(tuner, "LOOK_SECS", 0.05)
+    return make(tmp_path / "a", make_plan(), tuning.role())
+
+
+def test_a_chief_that_cannot_write_does_not_wait_for_ever(chief, monkeypatch):
+    def full(path, value):
+        raise ModelError("cannot write oracle.json: No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tuner.files, "write_json", full)
+        with pytest.raises(ModelError):  # As a worker's request does in the server's thread.
+            chief.oracle.save()
+    with pytest.raises(ModelError, match="No space left"):
+        tuner.search(chief)
+
+
+def test_a_port_that_is_taken(chief):
+    host, port = chief.role.address.split(":")
+    with socket.socket() as taken:
+        taken.bind((host, int(port)))
+        taken.listen()
+        with pytest.raises(InputError, match="cannot listen at .* choose another"):
+            tuner.search(chief)
+
+
+@pytest.mark.parametrize("ip", ["203.0.113.1", "no.such.host.invalid"])
+def test_an_address_that_is_not_ours(ip):
+    with pytest.raises(InputError, match=f"cannot listen at {ip}:8000 "):
+        tuner.require_free(f"{ip}:8000")
+
+
+def test_a_chief_with_other_knobs(tmp_path, pretended):
+    made = make(tmp_path / "a", make_plan())
+    given = made.oracle.create_trial("tuner0")
+    made.plan = dataclasses.replace(made.plan, knobs=knobs.select("width", "priced"))
+    with pytest.raises(InputError, match="has another search .finetune_learning_rate are its"):
+        made.run_trial(given)
 
 
 def test_a_short_bayesian_search_is_not_all_at_random():
