@@ -11,6 +11,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import dataclasses
+import functools
 import io
 import pathlib
 import socket
@@ -42,9 +43,11 @@ class WholeFiles(kt.Oracle):
 
     Attributes:
         failure: why a file could not be written; None as long as all could.
+        is_gone: says of a worker's name whether it is gone; set by a chief.
     """
 
     failure: ModelError | None = None
+    is_gone: Callable[[str], bool] = staticmethod(lambda name: False)
 
     def save(self):
         """Writes `oracle.json` in one piece."""
@@ -79,15 +82,27 @@ class WholeFiles(kt.Oracle):
             self.trials[name] = kt.engine.trial.Trial(values, trial_id=name, status="RUNNING")
 
     @kt.synchronized
-    def drop_gone(self, is_gone: Callable[[str], bool]) -> list[str]:
-        """Queues the trials of workers that are gone, and returns those workers' names."""
-        gone = [name for name in sorted(self.tuner_ids) if is_gone(name)]
-        for name in gone:
-            self.tuner_ids.discard(name)
-            lost = self.ongoing_trials.pop(name, None)
-            if lost is not None:
-                self._retry_queue.append(lost.trial_id)
-        return gone
+    def create_trial(self, tuner_id):
+        """Gives a worker a trial; with none left it waits for as long as others are at work.
+
+        So it can take over the trial of a worker that dies.
+        """
+        self.drop_gone()
+        trial = super().create_trial(tuner_id)
+        if trial.status == "STOPPED" and self.ongoing_trials:
+            trial.status = "IDLE"
+            self.tuner_ids.add(tuner_id)
+        return trial
+
+    @kt.synchronized
+    def drop_gone(self):
+        """Queues the trials of workers that are gone, for the next worker that asks."""
+        for name in sorted(self.tuner_ids):
+            if self.is_gone(name):
+                self.tuner_ids.discard(name)
+                lost = self.ongoing_trials.pop(name, None)
+                if lost is not None:
+                    self._retry_queue.append(lost.trial_id)
 
 
 class Hyperband(WholeFiles, kt.oracles.HyperbandOracle):
@@ -280,10 +295,11 @@ class TrialTuner(kt.engine.base_tuner.BaseTuner):
         )
 
 
-def is_gone(folder: TuneDir, worker_id: str) -> bool:
-    """Whether no process holds a worker's folder."""
+def is_gone(tuner: TrialTuner, name: str) -> bool:
+    """Whether no process holds a worker's folder; says so if that is the case."""
     try:
-        with locked(folder.worker(worker_id)):
+        with locked(tuner.folder.worker(name)):
+            tuner.say(f"worker {name} is gone; its trial goes on in the next worker that asks")
             return True
     except InputError:
         return False
@@ -299,8 +315,7 @@ def watch(tuner: TrialTuner, stop: threading.Event) -> None:
         if tuner.oracle.failure is not None:
             _thread.interrupt_main()
             return
-        for name in tuner.oracle.drop_gone(lambda name: is_gone(tuner.folder, name)):
-            tuner.say(f"worker {name} is gone; its trial goes on in the next worker that asks")
+        tuner.oracle.drop_gone()
 
 
 def search(tuner: TrialTuner) -> None:
@@ -314,6 +329,7 @@ def search(tuner: TrialTuner) -> None:
     with contextlib.ExitStack() as around:
         if tuner.role.is_chief:
             require_free(tuner.role.address)
+            tuner.oracle.is_gone = functools.partial(is_gone, tuner)
             stop = threading.Event()
             around.callback(stop.set)
             threading.Thread(target=watch, args=(tuner, stop), daemon=True).start()

@@ -1,7 +1,9 @@
 """KerasTuner's oracles with a trial that only pretends: what is run, kept and run again."""
 
 import collections
+import contextlib
 import dataclasses
+import functools
 import json
 import shutil
 import socket
@@ -194,15 +196,25 @@ def test_other_errors_end_the_search_and_leave_the_trial_unfinished(error, tmp_p
 
 def test_the_trial_of_a_worker_that_is_gone_goes_to_the_next(tmp_path, pretended):
     made = make(tmp_path / "a", make_plan(trials=3))
-    lost = made.oracle.create_trial("tuner0")
+    made.oracle.is_gone = functools.partial(tuner.is_gone, made)
+    alive = contextlib.ExitStack()
+    for name in ("tuner1", "tuner2", "tuner3"):
+        alive.enter_context(locked(made.folder.worker(name)))
     kept = made.oracle.create_trial("tuner1")
-    with locked(made.folder.worker("tuner1")):
-        gone = made.oracle.drop_gone(lambda name: tuner.is_gone(made.folder, name))
-        assert gone == ["tuner0"]
-        assert made.oracle.drop_gone(lambda name: tuner.is_gone(made.folder, name)) == []
-    assert made.oracle.create_trial("tuner2").trial_id == lost.trial_id
-    assert made.oracle.ongoing_trials["tuner1"].trial_id == kept.trial_id
-    assert made.oracle.create_trial("tuner3").trial_id not in (lost.trial_id, kept.trial_id)
+    with locked(made.folder.worker("tuner0")):
+        lost = made.oracle.create_trial("tuner0")
+        third = made.oracle.create_trial("tuner2")
+        assert [trial.trial_id for trial in (kept, lost, third)] == ["0", "1", "2"]
+        waits = made.oracle.create_trial("tuner3")
+        assert waits.status == "IDLE"  # It may be needed yet.
+    again = made.oracle.create_trial("tuner3")
+    assert (again.trial_id, again.status) == ("1", "RUNNING")
+    for found in (kept, third, again):
+        made.oracle.update_trial(found.trial_id, {"accuracy": 0.5})
+        found.status = "COMPLETED"
+        made.oracle.end_trial(found)
+    assert made.oracle.create_trial("tuner3").status == "STOPPED"
+    alive.close()
 
 
 @pytest.fixture
