@@ -27,6 +27,7 @@ FLOORS = {
     "instanas_tf.measure": 6,
     "instanas_tf.compare": 6,
     "instanas_tf.train": 7,
+    "instanas_tf.oracles": 6,
     "instanas_tf.trial": 7,
     "instanas_tf.tuner": 7,
     "instanas_tf.tune": 8,

@@ -153,7 +153,7 @@ def role(environment: Mapping[str, str] = os.environ) -> Role:
     missing = [name for name in _VARIABLES if name not in found]
     if missing:
         raise InputError(
-            f"{', '.join(found)} is set and {', '.join(missing)} is not; a search of several "
+            f"set {' and '.join(missing)} too, beside {' and '.join(found)}; a search of several "
             "processes needs all three, and one alone none of them"
         )
     name, ip, port = (found[key] for key in _VARIABLES)

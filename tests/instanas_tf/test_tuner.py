@@ -8,10 +8,11 @@ import json
 import shutil
 import socket
 
+import grpc
 import pytest
 
 from instanas_tf import files, trial, tuner
-from instanas_tf.errors import InputError, ModelError
+from instanas_tf.errors import DeviceError, InputError, ModelError
 from instanas_tf.pipeline import config as config_module
 from instanas_tf.pipeline import knobs, tuning
 from instanas_tf.pipeline.tuning import Plan, Role
@@ -264,20 +265,20 @@ def test_a_chief_with_other_knobs(tmp_path, pretended):
         made.run_trial(given)
 
 
-def test_a_short_bayesian_search_is_not_all_at_random():
-    plan = dataclasses.replace(make_plan("bayesian"), knobs=knobs.select("all", "priced"))
-    assert tuner.make_oracle(dataclasses.replace(plan, trials=9)).num_initial_points == 3
-    assert tuner.make_oracle(dataclasses.replace(plan, trials=1)).num_initial_points == 2
-    assert tuner.make_oracle(dataclasses.replace(plan, trials=900)).num_initial_points == 39
+class NoAnswer(grpc.RpcError):
+    """What gRPC raises."""
+
+    def details(self):
+        return "Deadline Exceeded\nand more"
 
 
-def test_values_survive_the_way_between_processes():
-    import keras_tuner as kt
+def test_a_chief_that_does_not_answer(tmp_path, monkeypatch):
+    made = make(tmp_path / "a", make_plan())
+    made.role = Role("tuner0", "127.0.0.1:8000")
 
-    found = knobs.select("all", "priced")
-    space = tuner.hyperparameters(found)
-    for knob in found:
-        space.values[knob.name] = space.get(knob.name) * 1.2345678901234
-    again = kt.HyperParameters.from_proto(space.to_proto()).values
-    for knob in found:
-        assert knob.nearest(again[knob.name]) == knob.nearest(space.values[knob.name])
+    def search(**kwargs):
+        raise NoAnswer
+
+    monkeypatch.setattr(made, "search", search)
+    with pytest.raises(DeviceError, match="127.0.0.1:8000 does not answer .Deadline Exceeded.;"):
+        tuner.search(made)
