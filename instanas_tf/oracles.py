@@ -53,8 +53,12 @@ class WholeFiles(kt.Oracle):
         That is a trial that was about to start, and the result of one that was about to end.
 
         Raises:
+            InputError: a file is no JSON.
             ValueError: the file of a trial is missing.
         """
+        state = pathlib.Path(self._get_oracle_fname())
+        for path in [state, *sorted(state.parent.glob("trial_*/trial.json"))]:
+            files.read_json(path, "start the search anew in another --workdir")
         super().reload()
         missing = [name for name in self.start_order if name not in self.trials]
         if missing:
