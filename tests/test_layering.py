@@ -27,6 +27,10 @@ FLOORS = {
     "instanas_tf.measure": 6,
     "instanas_tf.compare": 6,
     "instanas_tf.train": 7,
+    "instanas_tf.oracles": 6,
+    "instanas_tf.trial": 7,
+    "instanas_tf.tuner": 7,
+    "instanas_tf.tune": 8,
 }
 DOOR = "instanas_tf"
 
@@ -49,6 +53,9 @@ WITHOUT_TENSORFLOW = (
     "instanas_tf.pipeline.npz_source",
     "instanas_tf.pipeline.pools",
     "instanas_tf.pipeline.sources",
+    "instanas_tf.pipeline.knobs",
+    "instanas_tf.pipeline.objectives",
+    "instanas_tf.pipeline.tuning",
     "instanas_tf.spaces",
 )
 # Imports that only one choice of the user leads to: they stand in a function, after the choice.

@@ -13,6 +13,7 @@ EVERYWHERE = (*LIBRARY, "configs", "benchmarks", "tests")
 MAY_PRINT = (
     "instanas_tf/train.py",
     "instanas_tf/measure.py",
+    "instanas_tf/tune.py",
     "export/export_tflite.py",
     "android_bench/__main__.py",
     "android_bench/runner.py",

@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import shutil
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -168,6 +169,27 @@ def start(workdir: WorkDir, config: ConfigDict) -> None:
 
 
 @contextlib.contextmanager
+def waiting(workdir: WorkDir, seconds: float = 1.0) -> Iterator[None]:
+    """Holds a work directory as `locked` does, but waits for whoever holds it now.
+
+    Args:
+        workdir: the folder.
+        seconds: between two looks.
+
+    Raises:
+        ModelError: the folder cannot be made or opened.
+    """
+    with contextlib.ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(locked(workdir))
+                break
+            except InputError:
+                time.sleep(seconds)
+        yield
+
+
+@contextlib.contextmanager
 def locked(workdir: WorkDir) -> Iterator[None]:
     """Holds the work directory, so that two commands do not write into it at once.
 
@@ -186,11 +208,13 @@ def locked(workdir: WorkDir) -> Iterator[None]:
         ) from error
     try:
         _take(folder, workdir.root)
-        yield
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                workdir.root.rmdir()  # Goes only if nothing was written into it.
     finally:
         os.close(folder)
-        with contextlib.suppress(OSError):
-            workdir.root.rmdir()  # Goes only if nothing was written into it.
 
 
 def _take(folder: int, root: pathlib.Path) -> None:

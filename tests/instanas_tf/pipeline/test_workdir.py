@@ -1,6 +1,8 @@
 """A work directory belongs to one config."""
 
+import contextlib
 import os
+import threading
 
 import pytest
 
@@ -107,9 +109,28 @@ def test_two_commands_do_not_work_in_one_folder(tmp_path):
         with pytest.raises(InputError, match="another command is at work in .*run; wait for it"):
             with locked(found):
                 raise AssertionError("the lock was given twice")
+        assert found.root.is_dir()  # The one that was refused leaves the folder alone.
     with locked(found):  # It is free again.
         assert found.root.is_dir()
     assert not found.root.exists()  # Nothing was written, so nothing stays.
     with locked(found):
         found.config.write_text("{}")
     assert found.config.exists()
+
+
+def test_a_waiting_command_goes_on_once_the_folder_is_free(tmp_path):
+    found, waited = WorkDir(tmp_path / "run"), []
+    held = contextlib.ExitStack()
+    held.enter_context(workdir_module.locked(found))
+
+    def wait():
+        with workdir_module.waiting(found, seconds=0.01):
+            waited.append(True)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    thread.join(0.05)
+    assert waited == []
+    held.close()
+    thread.join()
+    assert waited == [True]
