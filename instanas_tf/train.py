@@ -26,7 +26,7 @@ from instanas_tf import children, cli, files, startup
 from instanas_tf.errors import CommandError, InputError, ModelError
 from instanas_tf.pipeline import checks
 from instanas_tf.pipeline import config as config_module
-from instanas_tf.pipeline.cluster import join, read_tf_config
+from instanas_tf.pipeline.cluster import ALONE, join, read_tf_config
 from instanas_tf.pipeline.workdir import STAGES, WorkDir, drop_finished, locked, open_workdir, start
 
 NEEDS = {
@@ -92,7 +92,7 @@ def train(config: ConfigDict, root: pathlib.Path, stage: str) -> None:
     Raises:
         InstanasError: whatever stops the run, with its exit code.
     """
-    read_tf_config(os.environ.get("TF_CONFIG", ""))
+    worker, _ = read_tf_config(os.environ.get("TF_CONFIG", "")) or (0, 1)
     backend = startup.backend()
     workdir = open_workdir(root, config)
     wanted = list(STAGES) if stage == "all" else [stage]
@@ -111,7 +111,7 @@ def train(config: ConfigDict, root: pathlib.Path, stage: str) -> None:
         run_stages(left, config, workdir)
     else:
         run_on_two_backends(left, config, workdir)
-    if workdir.is_done("evaluate"):
+    if workdir.is_done("evaluate") and worker == 0:
         print_results(workdir)
 
 
@@ -200,10 +200,14 @@ def _as_one_line(stage: str) -> Iterator[None]:
     try:
         yield
     except kinds as error:
-        lines = str(error).splitlines() or [type(error).__name__]
+        # Behind TensorFlow's heading and the places in the code comes what is the matter.
+        lines = [line.strip() for line in str(error).splitlines()]
+        places = ("Graph execution error", "Detected at node", "File ", "Stack trace", "[[{{")
+        told = [line for line in lines if line and not line.startswith(places)]
         raise ModelError(
-            f"{stage} was stopped by the backend ({lines[0]}); see to the data, the disk, the "
-            "memory and the other workers, then run the same command again to go on"
+            f"{stage} was stopped by the backend ({(told or lines or ['no reason given'])[0]}); "
+            "see to the data, the disk, the memory and the other workers, then run the same "
+            "command again to go on"
         ) from error
 
 
@@ -248,7 +252,8 @@ def _evaluate(config: ConfigDict, images: Any, workdir: WorkDir) -> None:
     if workdir.cluster.is_chief and startup.backend() == "tensorflow":
         from instanas_tf import compare
 
-        compare.compare(config, images, workdir, say)
+        # What is trained is on disk now, and the other processes wait.
+        compare.compare(config, images, dataclasses.replace(workdir, cluster=ALONE), say)
 
 
 _STAGES = {

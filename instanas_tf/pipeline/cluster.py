@@ -33,11 +33,13 @@ class Cluster:
         strategy: a `tf.distribute.Strategy`, or None for one process and one device.
         worker: number of this process, the chief's being 0.
         workers: number of processes.
+        gather: int64 tensor [1] -> those of all replicas; None with one process.
     """
 
     strategy: Any = None
     worker: int = 0
     workers: int = 1
+    gather: Any = None
 
     @property
     def is_chief(self) -> bool:
@@ -76,12 +78,10 @@ class Cluster:
             return [value]
         import tensorflow as tf
 
-        def gather():
-            context = tf.distribute.get_replica_context()
-            return context.all_gather(tf.constant([value], tf.int64), axis=0)
-
-        gathered = self.strategy.experimental_local_results(self.strategy.run(gather))[0]
-        return gathered.numpy().tolist()[:: self.replicas // self.workers]
+        found = self.strategy.experimental_local_results(
+            self.gather(tf.constant([value], tf.int64))
+        )
+        return found[0].numpy().tolist()[:: self.replicas // self.workers]
 
     def wait(self) -> None:
         """Waits until every process is here."""
@@ -139,11 +139,26 @@ def join(config: ConfigDict) -> Cluster:
             f"the cluster of TF_CONFIG cannot be joined ({str(error).splitlines()[0]}); see that "
             "the address of this worker is free and all workers run"
         ) from error
-    cluster = Cluster(strategy, index, workers)
+    cluster = Cluster(strategy, index, workers, _gather(strategy))
     cluster.agree("the config", json.dumps(json.loads(config.to_json()), sort_keys=True))
     cluster.agree("the version of TensorFlow or Keras", f"{tf.__version__} {keras.__version__}")
     cluster.agree("the code of instanas_tf", _code())
     return cluster
+
+
+def _gather(strategy: Any) -> Any:
+    """A compiled function: int64 tensor [1] -> those of all replicas, on each replica."""
+    import tensorflow as tf
+
+    def of_replica(value):
+        value = tf.identity(value)  # On the device of the replica.
+        return tf.distribute.get_replica_context().all_gather(value, axis=0)
+
+    @tf.function(input_signature=[tf.TensorSpec([1], tf.int64)])
+    def of_all(value):
+        return strategy.run(of_replica, args=(value,))
+
+    return of_all
 
 
 def read_tf_config(text: str) -> tuple[int, int] | None:
