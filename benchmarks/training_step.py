@@ -1,17 +1,10 @@
-"""Time of a supernet step and of a controller step against static networks and masking.
+"""Time of supernet and controller steps against static networks and masking.
 
-    python benchmarks/training_step.py [--batch=32] [--keep=0.3] [--rounds=10] ...
+    python benchmarks/training_step.py [--batch=32] [--keep=0.3] [--alpha=0.95] [--rounds=10] ...
 
 All steps run in one process and are visited in a fresh random order each round, so that
 disturbance meets all alike; the figures are ratios of medians. The last line is one JSON
-object:
-
-* `supernet_vs_static`: a routed supernet step over a training step of the static reference
-  network (MobileNetV2), same width and batch.
-* `controller_vs_forward`: a routed controller step, which runs two policies, over two
-  forward passes of that network.
-* `routed_vs_masked_supernet`, `routed_vs_masked_controller`: how many times faster routing
-  is than running every op on every image under a mask.
+object, whose keys `benchmarks/README.md` explains.
 """
 
 from __future__ import annotations
@@ -19,6 +12,9 @@ from __future__ import annotations
 import json
 import os
 import platform
+import resource
+import subprocess
+import sys
 import time
 
 from instanas_tf.startup import KERNEL_CACHE
@@ -27,101 +23,142 @@ os.environ.update({**KERNEL_CACHE, **os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"})
 
 import keras
 import numpy as np
+import steps
 import tensorflow as tf
 from absl import app, flags
 from tqdm import tqdm
 
 from instanas_tf import spaces
-from instanas_tf.latency import LatencyTable
-from instanas_tf.models.controller import Controller
-from instanas_tf.models.expert import static_network
 from instanas_tf.models.supernet import Supernet
-from instanas_tf.models.training import sgd
-from instanas_tf.pipeline.pretrain import Alone, PathDropout
-from instanas_tf.search.instance_aware import InstaNAS, SearchSettings
-from instanas_tf.spaces import size
+from instanas_tf.search import policies
+
+PUBLISHED_ALPHA = 0.8
 
 _SPACE = flags.DEFINE_string("space", "mobilenet_v2_32", "Search space.")
 _WIDTH = flags.DEFINE_float("width", 1.0, "Width multiplier.")
 _MERGE = flags.DEFINE_enum("merge", "sum", ["sum", "shortcut"], "Merge of a cell.")
 _BATCH = flags.DEFINE_integer("batch", 32, "Images in a step.", lower_bound=1)
 _KEEP = flags.DEFINE_float("keep", 0.3, "Share of ops that are on.")
+_ALPHA = flags.DEFINE_float("alpha", 0.95, "1 - α is the share of bits that sampling flips.")
 _ROUNDS = flags.DEFINE_integer("rounds", 10, "Times that each step is timed.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Of images, policies and order.")
+_MEMORY_BATCH = flags.DEFINE_integer(
+    "memory_batch", 128, "Images in the step whose memory is measured; 0 leaves it out."
+)
+_MEMORY = flags.DEFINE_bool("memory", False, "Only a supernet step's memory, in this process.")
 
 
-class FixedShare(Controller):
-    """A controller whose cost is real and whose policies have a known share of ops on."""
-
-    def __init__(self, space, probabilities, **kwargs):
-        super().__init__(space, "published", **kwargs)
-        self.fixed = tf.constant(probabilities, tf.float32)
-
-    def call(self, images, training=None):
-        """The fixed probabilities; the computed ones take part with weight 0."""
-        return self.fixed + 0.0 * super().call(images, training=training)
-
-
-def table_of(space) -> LatencyTable:
-    """Latencies proportional to MACs; what a step costs does not depend on them."""
-    return LatencyTable(
-        space=space,
-        op_ms=tuple(map(tuple, (size.op_macs(space) / 1e7).tolist())),
-        stem_ms=1.0,
-        head_ms=1.0,
-        controller_ms=1.0,
-        controller_kind="published",
+def make_steps(space) -> dict:
+    """All steps by name."""
+    keep, seed = _KEEP.value, _SEED.value
+    bits = steps.make_policies(space, _BATCH.value, keep, np.random.default_rng(seed))
+    found = {}
+    found["static_train"], found["static_forward"] = steps.static_steps(
+        steps.reference_network(space)
     )
+    found["plain_static_train"], found["plain_static_forward"] = steps.static_steps(
+        steps.plain_network(space)
+    )
+    found["evaluation"] = steps.evaluation(space, bits)
+    alphas = (_ALPHA.value, PUBLISHED_ALPHA)
+    for way in ("routed", "masked"):
+        found[f"supernet_{way}"] = steps.supernet_step(space, way == "routed", keep, seed)
+        supernet = Supernet(space, routed=way == "routed")
+        found[f"controller_{way}"], published = steps.controller_steps(supernet, bits, alphas, seed)
+        if way == "routed":
+            found["controller_published_alpha"] = published
+    found["controller_unshared"] = steps.controller_steps(
+        steps.Unshared(space), bits, alphas[:1], seed
+    )[0]
+    return found
 
 
-def supernet_step(space, routed: bool, keep: float, seed: int):
-    """A training step of a supernet under path dropout."""
-    supernet = Supernet(space, routed=routed)
-    optimizer = sgd(0.01, 1e-4, 0.0, supernet.trainable_variables)
-    model = PathDropout(supernet, optimizer, (keep, keep), 0.0, seed)
-    model.keep.assign(keep)
-    return tf.function(lambda images, labels: model.train_step((images, labels)))
+def measure(by_name: dict, batch, rounds: int, seed: int):
+    """Median wall and CPU seconds of each step over the rounds, in interleaved order.
 
-
-def controller_step(space, routed: bool, probabilities, seed: int):
-    """A controller update: the controller, and the supernet under two policies."""
-    supernet = Supernet(space, routed=routed)
-    controller = FixedShare(space, probabilities)
-    adam = keras.optimizers.Adam(5e-4)
-    adam.build(controller.trainable_variables)
-    unused = sgd(0.01, 0.0, 0.0, supernet.trainable_variables)
-    settings = SearchSettings(alternate="epoch")
-    model = InstaNAS(supernet, controller, table_of(space), settings, adam, unused, seed)
-    model.alpha.assign(1.0)
-    objective = model.objectives()[0]
-    return tf.function(lambda images, labels: model.update(objective, images, labels))
-
-
-def static_steps(space):
-    """A training step and a forward pass of the static reference network."""
-    policy = space.single_op_policy(space.reference_op)
-    network = static_network(space, policy, (127.5,) * 3, (64.0,) * 3)
-    optimizer = sgd(0.01, 1e-4, 0.0, network.trainable_variables)
-    model = Alone(network, optimizer, 0.0)
-    train = tf.function(lambda images, labels: model.train_step((images, labels)))
-    forward = tf.function(lambda images, labels: network(images, training=False))
-    return train, forward
-
-
-def measure(steps: dict, batch, rounds: int, seed: int) -> dict[str, float]:
-    """Median seconds of each step over the rounds, in interleaved order."""
-    for step in tqdm(steps.values(), desc="tracing", disable=None):
+    Returns:
+        Wall seconds by name, CPU seconds of the process by name, and the seconds of the
+        first call by name, in which the step is traced.
+    """
+    first = {}
+    for name, step in tqdm(by_name.items(), desc="tracing", disable=None):
+        start = time.perf_counter()
         step(*batch)
+        first[name] = time.perf_counter() - start
         step(*batch)
     generator = np.random.default_rng(seed)
-    names = list(steps)
-    seconds = {name: [] for name in names}
+    names = list(by_name)
+    wall, cpu = {name: [] for name in names}, {name: [] for name in names}
     for _ in tqdm(range(rounds), desc="timing", disable=None):
         for index in generator.permutation(len(names)):
-            start = time.perf_counter()
-            tf.nest.map_structure(np.asarray, steps[names[index]](*batch))
-            seconds[names[index]].append(time.perf_counter() - start)
-    return {name: float(np.median(values)) for name, values in seconds.items()}
+            name = names[index]
+            start, used = time.perf_counter(), time.process_time()
+            tf.nest.map_structure(np.asarray, by_name[name](*batch))
+            wall[name].append(time.perf_counter() - start)
+            cpu[name].append(time.process_time() - used)
+    medians = [
+        {name: float(np.median(values)) for name, values in of.items()} for of in (wall, cpu)
+    ]
+    return *medians, first
+
+
+def ratios(seconds: dict[str, float]) -> dict[str, float]:
+    """The figures, from the seconds of each step."""
+    forward = seconds["static_forward"]
+    compared = {
+        "supernet_vs_static": ("supernet_routed", seconds["static_train"]),
+        "supernet_vs_plain_static": ("supernet_routed", seconds["plain_static_train"]),
+        "controller_vs_forward": ("controller_routed", 2 * forward),
+        "controller_vs_forward_alpha_0.8": ("controller_published_alpha", 2 * forward),
+        "controller_vs_forward_unshared": ("controller_unshared", 2 * forward),
+        "evaluation_vs_static": ("evaluation", forward),
+        "routed_vs_masked_supernet": ("supernet_masked", seconds["supernet_routed"]),
+        "routed_vs_masked_controller": ("controller_masked", seconds["controller_routed"]),
+        "plain_static_vs_static": ("plain_static_train", seconds["static_train"]),
+    }
+    return {key: round(seconds[name] / by, 3) for key, (name, by) in compared.items()}
+
+
+def shares(space) -> dict[str, float]:
+    """Expected shares of ops on and MACs over the static network's, by arithmetic."""
+    shape = (space.num_cells, space.num_ops)
+    greedy = np.full(shape, _KEEP.value)
+    found = {}
+    for name, alpha in (("", 1.0), ("_sampled", _ALPHA.value), ("_alpha_0.8", PUBLISHED_ALPHA)):
+        bits = policies.mix(greedy, alpha)
+        found[f"ops_on{name}"] = float(np.mean(bits))
+        found[f"ops_run{name}"] = float(np.mean(space.effective(bits)))
+        found[f"macs_ratio{name}"] = steps.macs_ratio(space, bits)
+    return {key: round(value, 3) for key, value in found.items()}
+
+
+def peak_rss() -> float:
+    """Largest memory of this process so far, in GiB."""
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 2**30
+
+
+def memory_of_a_step(space, batch: int) -> float:
+    """GiB that a routed supernet and its training step add to this process."""
+    pair = steps.make_batch(space, batch, np.random.default_rng(_SEED.value))
+    before = peak_rss()
+    step = steps.supernet_step(space, True, _KEEP.value, _SEED.value)
+    for _ in range(_ROUNDS.value):
+        step(*pair)
+    return peak_rss() - before
+
+
+def memory_in_a_child() -> float:
+    """`memory_of_a_step` in a process of its own; a peak says nothing after other steps."""
+    given = (_SPACE, _WIDTH, _MERGE, _KEEP, _ROUNDS, _SEED)
+    arguments = [f"--{flag.name}={flag.value}" for flag in given]
+    done = subprocess.run(
+        [sys.executable, __file__, "--memory", f"--batch={_MEMORY_BATCH.value}", *arguments],
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])["peak_memory_gib"]
 
 
 def main(argv):
@@ -129,32 +166,32 @@ def main(argv):
     del argv
     keras.utils.set_random_seed(_SEED.value)
     space = spaces.get(_SPACE.value, _WIDTH.value, merge=_MERGE.value)
-    generator = np.random.default_rng(_SEED.value)
-    shape = (_BATCH.value, space.image_size, space.image_size, 3)
-    images = tf.constant(generator.uniform(0, 255, shape), tf.float32)
-    labels = tf.constant(generator.integers(0, space.num_classes, _BATCH.value))
-    bits = generator.uniform(size=(_BATCH.value, space.num_cells, space.num_ops)) < _KEEP.value
-    probabilities = np.where(bits, 0.999, 0.001)
-
-    train, forward = static_steps(space)
-    steps = {"static_train": train, "static_forward": forward}
-    for routed in (True, False):
-        way = "routed" if routed else "masked"
-        steps[f"supernet_{way}"] = supernet_step(space, routed, _KEEP.value, _SEED.value)
-        steps[f"controller_{way}"] = controller_step(space, routed, probabilities, _SEED.value)
-    seconds = measure(steps, (images, labels), _ROUNDS.value, _SEED.value)
-    for name, value in seconds.items():
-        print(f"{name:20} {value * 1e3:9.1f} ms")
+    if _MEMORY.value:
+        peak = memory_of_a_step(space, _BATCH.value)
+        print(json.dumps({"peak_memory_gib": round(peak, 2), "batch": _BATCH.value}))
+        return
+    memory = {}
+    if _MEMORY_BATCH.value:
+        memory["peak_memory_gib"] = memory_in_a_child()
+        memory["peak_memory_batch"] = _MEMORY_BATCH.value
+    batch = steps.make_batch(space, _BATCH.value, np.random.default_rng(_SEED.value))
+    wall, cpu, first = measure(make_steps(space), batch, _ROUNDS.value, _SEED.value)
+    print(f"{'':28} {'wall':>9} {'CPU':>11} {'first call':>11}")
+    for name in wall:
+        print(
+            f"{name:28} {wall[name] * 1e3:6.0f} ms {cpu[name] * 1e3:8.0f} ms {first[name]:9.1f} s"
+        )
     result = {
-        "supernet_vs_static": seconds["supernet_routed"] / seconds["static_train"],
-        "controller_vs_forward": seconds["controller_routed"] / (2 * seconds["static_forward"]),
-        "routed_vs_masked_supernet": seconds["supernet_masked"] / seconds["supernet_routed"],
-        "routed_vs_masked_controller": seconds["controller_masked"] / seconds["controller_routed"],
+        **ratios(wall),
+        **shares(space),
+        **memory,
+        "cpu_time": ratios(cpu),
         "space": space.name,
         "width": _WIDTH.value,
         "merge": space.merge,
         "batch": _BATCH.value,
         "keep": _KEEP.value,
+        "alpha": _ALPHA.value,
         "rounds": _ROUNDS.value,
         "cores": os.cpu_count(),
         "machine": platform.machine(),

@@ -88,6 +88,26 @@ def test_a_basic_block_ends_in_relu6():
         np.testing.assert_allclose(found, [[[[expected]]]], rtol=1e-4)
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize(
+    ("channels", "kernel", "stride"),
+    [(4, 1, 1), (4, 3, 2), (3, 1, 2), (None, 3, 1), (None, 5, 2)],
+)
+def test_inference_in_one_convolution_equals_convolution_then_normalisation(
+    scramble, channels, kernel, stride, frozen
+):
+    layer = ConvNorm(channels, kernel, stride, "relu6")
+    inputs = np.random.default_rng(4).normal(0, 1, (2, 5, 5, 3)).astype(np.float32)
+    layer.build(inputs.shape)
+    scramble(layer)
+    # A frozen normalisation uses its moving statistics in training too.
+    layer.norm.trainable = not frozen
+    found = layer(inputs, training=frozen)
+    gamma, beta, mean, variance = layer.norm.get_weights()
+    normalized = (layer.conv(inputs) - mean) / np.sqrt(variance + 1e-5) * gamma + beta
+    np.testing.assert_allclose(found, np.clip(normalized, 0, 6), atol=1e-5)
+
+
 def norm_of(values, chosen, training=True):
     """Normalises one number an image; momentum 0.5. Returns the outputs and the statistics."""
     norm = ChosenBatchNormalization(momentum=0.5, epsilon=1e-5)

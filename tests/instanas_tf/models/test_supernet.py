@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from instanas_tf import spaces
+from instanas_tf.models.routing import run_routed
 from instanas_tf.models.supernet import Supernet
 from instanas_tf.models.training import cross_entropy
 from instanas_tf.spaces.size import supernet_params
@@ -112,6 +113,85 @@ def test_the_policy_matters_and_the_empty_cell_falls_back(supernet, images, poli
     explicit = supernet.space.effective(policies)
     assert not np.array_equal(explicit, policies)
     np.testing.assert_array_equal(supernet((images, explicit)), logits)
+
+
+def changed(policies, position):
+    """Other policies, which differ for the images 0, 3 and 4 at one cell."""
+    second = policies.copy()
+    second[[0, 3, 4], position, 0] = 1.0 - second[[0, 3, 4], position, 0]
+    return second
+
+
+OTHERS = {
+    "equal": lambda policies: policies.copy(),
+    "first_cell": lambda policies: changed(policies, 0),
+    "last_cell": lambda policies: changed(policies, 2),
+    # Apart in the first cell, alike in the second, apart in the third.
+    "first_and_last_cell": lambda policies: changed(changed(policies, 0), 2),
+    "all_bits": lambda policies: 1.0 - policies,
+    "empty": np.zeros_like,
+    "other_images": lambda policies: policies[::-1],
+}
+
+
+@pytest.mark.parametrize("routed", [True, False])
+@pytest.mark.parametrize("other", OTHERS)
+def test_both_equals_two_calls(make_supernet, images, policies, other, routed):
+    supernet, second = make_supernet(routed), OTHERS[other](policies)
+    for one, two in ((policies, second), (second, policies)):
+        found = supernet.both(images, one, two)
+        for logits, policy in zip(found, (one, two), strict=True):
+            expected = supernet((images, policy), training=False)
+            np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_both_traces_with_any_batch_size(supernet, images, policies):
+    signature = [tf.TensorSpec([None, *x.shape[1:]]) for x in (images, policies, policies)]
+    both = tf.function(supernet.both, input_signature=signature)
+    second = changed(policies, 1)
+    for count in (6, 1):
+        arguments = images[:count], policies[:count], second[:count]
+        for one, other in zip(both(*arguments), supernet.both(*arguments), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def rows_of_both(supernet, monkeypatch, images, first, second):
+    """How many images each op of each cell ran on, [L, K]."""
+    rows = []
+
+    def count(op, inputs, chosen, training):
+        rows.append(int(np.sum(chosen)))
+        return run_routed(op, inputs, chosen, training)
+
+    for cell in supernet.cells:
+        monkeypatch.setattr(cell, "run", count)
+    supernet.both(images, first, second)
+    return np.reshape(rows, (supernet.space.num_cells, supernet.space.num_ops))
+
+
+@pytest.mark.parametrize(
+    ("other", "apart_from"),
+    # The first cell from which on an image's two policies are run apart; 3 is never.
+    [("equal", [3] * 6), ("first_cell", [0, 3, 3, 0, 0, 3]), ("last_cell", [2, 3, 3, 2, 2, 3])],
+)
+def test_both_runs_what_two_policies_share_once(
+    make_supernet, monkeypatch, images, policies, other, apart_from
+):
+    supernet, second = make_supernet(), OTHERS[other](policies)
+    apart = np.arange(3)[None, :] >= np.array(apart_from)[:, None]
+    once = supernet.space.effective(policies)
+    again = supernet.space.effective(second) * apart[:, :, None]
+    found = rows_of_both(supernet, monkeypatch, images, policies, second)
+    np.testing.assert_array_equal(found, (once + again).sum(axis=0))
+
+
+def test_both_shares_an_empty_cell_with_the_op_that_stands_in(
+    make_supernet, monkeypatch, images, policies
+):
+    supernet = make_supernet()
+    explicit = supernet.space.effective(policies)
+    found = rows_of_both(supernet, monkeypatch, images, policies, explicit)
+    np.testing.assert_array_equal(found, explicit.sum(axis=0))
 
 
 def test_merging_averages_or_sums():
