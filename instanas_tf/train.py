@@ -153,7 +153,7 @@ def run_stages(names: Sequence[str], config: ConfigDict, workdir: WorkDir) -> No
 
 
 def _run_stages(names: Sequence[str], config: ConfigDict, workdir: WorkDir) -> None:
-    from instanas_tf.pipeline import data, fitting
+    from instanas_tf.pipeline import data, fitting, precision
 
     images = data.load(config.data, config.seed)
     for batch_size in (config.train, config.search, config.finetune):
@@ -173,6 +173,8 @@ def _run_stages(names: Sequence[str], config: ConfigDict, workdir: WorkDir) -> N
             f"worker {workdir.cluster.worker} does not see {workdir.config}, which the chief "
             "wrote; give all workers a --workdir on a file system that they share"
         )
+    if workdir.cluster.is_chief and set(names) - {"measure"}:
+        precision.warn_if_slower(config, fitting.make_space(config, images.num_classes))
     for number, name in enumerate(names, 1):
         if workdir.cluster.is_chief:
             print(f"== {name} ({number} of {len(names)})", flush=True)

@@ -36,15 +36,22 @@ class ChosenBatchNormalization(keras.layers.BatchNormalization):
             return super().call(inputs, training=training)
         chosen = ops.ones(()) if chosen is None else chosen
         if len(chosen.shape) == 0 and replicas.count() == 1:
-            any_chosen = chosen
+            any_chosen = ops.cast(chosen, "float32")
             outputs, mean, variance = kernels.normalize_by_batch(
                 inputs, self.gamma, self.beta, self.epsilon
             )
         else:
             mean, variance, any_chosen = chosen_moments(inputs, chosen)
             outputs = ops.batch_normalization(
-                inputs, mean, variance, -1, offset=self.beta, scale=self.gamma, epsilon=self.epsilon
+                ops.cast(inputs, mean.dtype),
+                mean,
+                variance,
+                -1,
+                offset=self.beta,
+                scale=self.gamma,
+                epsilon=self.epsilon,
             )
+            outputs = ops.cast(outputs, inputs.dtype)
         rate = (1.0 - self.momentum) * any_chosen
         for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign_sub((moving - value) * rate)
@@ -67,7 +74,8 @@ def chosen_moments(inputs, chosen):
         Mean [C], variance [C], and whether any image is chosen (float 0 or 1); without one
         mean and variance are 0.
     """
-    chosen = ops.broadcast_to(chosen, ops.shape(inputs)[:1])
+    inputs = ops.cast(inputs, "float32")  # Whatever the layers compute in.
+    chosen = ops.broadcast_to(ops.cast(chosen, "float32"), ops.shape(inputs)[:1])
     weights = ops.reshape(chosen, (-1, 1, 1, 1))
     height, width = inputs.shape[1:3]
     images = ops.sum(chosen)
@@ -142,7 +150,7 @@ class ConvNorm(keras.layers.Layer):
 
     def _convolve_normalized(self, inputs):
         """Both in one convolution, in inference mode."""
-        scale, bias = self.norm.scale_and_bias()
+        scale, bias = (ops.cast(v, inputs.dtype) for v in self.norm.scale_and_bias())
         if self.channels is None:
             kernel = self.conv.kernel * ops.reshape(scale, (-1, 1))
             outputs = ops.depthwise_conv(inputs, kernel, self.stride, padding="same")

@@ -101,11 +101,12 @@ def normalize_by_batch(inputs, gamma, beta, epsilon: float):
         Outputs [B, H, W, C], mean [C] and (biased) variance [C].
     """
     if not ON_TENSORFLOW:
-        mean, variance = ops.moments(inputs, axes=(0, 1, 2))
+        exact = ops.cast(inputs, "float32")
+        mean, variance = ops.moments(exact, axes=(0, 1, 2))
         outputs = ops.batch_normalization(
-            inputs, mean, variance, -1, offset=beta, scale=gamma, epsilon=epsilon
+            exact, mean, variance, -1, offset=beta, scale=gamma, epsilon=epsilon
         )
-        return outputs, mean, variance
+        return ops.cast(outputs, inputs.dtype), mean, variance
     empty = tf.zeros([0])
     outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=inputs, scale=gamma, offset=beta, mean=empty, variance=empty, epsilon=epsilon

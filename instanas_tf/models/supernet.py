@@ -204,8 +204,9 @@ class Supernet(keras.Model):
         return logits[:half], logits[half:]
 
     def _classify(self, features, training):
-        """Logits [B, N] of the last cell's features."""
-        return self.classifier(self.pool(self.head(features, training=training)))
+        """Logits [B, N] of the last cell's features, in float32 in any precision."""
+        logits = self.classifier(self.pool(self.head(features, training=training)))
+        return ops.cast(logits, "float32")
 
     def get_config(self):
         """The constructor's arguments."""

@@ -17,6 +17,7 @@ CHOICES = {
     "config.space.name": tuple(sorted(mobilenet_v2.LAYOUTS)),
     "config.space.merge": MERGES,
     "config.controller.kind": controllers.KINDS,
+    "config.train.precision": ("float32", "mixed_bfloat16"),
     "config.pretrain.schedule": ("cosine", "step", "constant"),
     "config.search.recipe": config_module.RECIPES,
     "config.search.priced.alternate": ("step", "epoch"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 import zlib
@@ -30,15 +31,31 @@ def make_space(config: ConfigDict, num_classes: int) -> SearchSpace:
 
 
 def make_supernet(config: ConfigDict, images: data.ImageData) -> Supernet:
-    """A fresh supernet; its weights depend on the config's seed."""
+    """A fresh supernet in the config's precision; its weights depend on the config's seed."""
     keras.utils.set_random_seed(config.seed)
-    return Supernet(
-        make_space(config, images.num_classes),
-        images.mean,
-        images.std,
-        routed=config.train.routed and keras.backend.backend() == "tensorflow",
-        bn_momentum=config.train.bn_momentum,
-    )
+    with trained_in(config.train.precision):
+        return Supernet(
+            make_space(config, images.num_classes),
+            images.mean,
+            images.std,
+            routed=config.train.routed and keras.backend.backend() == "tensorflow",
+            bn_momentum=config.train.bn_momentum,
+        )
+
+
+@contextlib.contextmanager
+def trained_in(precision: str) -> Iterator[None]:
+    """Builds the models made within in a precision: `float32` or `mixed_bfloat16`.
+
+    Source: Keras's guide on mixed precision. Weights, controllers, losses, normalisation
+    statistics and everything that ships are float32 always.
+    """
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(precision)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def make_controller(config: ConfigDict, images: data.ImageData) -> Controller:

@@ -102,13 +102,13 @@ class Alone(TrainedModel):
         return (Objective(self._loss, variables, self.weight_optimizer, self.clip_norm),)
 
     def _loss(self, images, labels):
-        logits = self.network(images, training=True)
+        logits = ops.cast(self.network(images, training=True), "float32")
         loss = cross_entropy(labels, logits, self.smoothing)
         return loss, {"loss": loss, "train_accuracy": ops.mean(correct(labels, logits))}
 
     def predict_logits(self, images):
         """Logits [B, N]."""
-        return self.network(images, training=False)
+        return ops.cast(self.network(images, training=False), "float32")
 
 
 def pretrain(config: ConfigDict, images: data.ImageData, workdir: WorkDir) -> None:
@@ -176,17 +176,24 @@ def train_alone(
     Returns:
         The trained network.
     """
+    saved = workdir.weights(name)
+    if not saved.exists():
+        _train_alone(name, space, policy, config, images, workdir)
+    network = static_network(space, policy, images.mean, images.std, config.train.bn_momentum)
+    callbacks.load_weights(network, saved)
+    return network
+
+
+def _train_alone(name, space, policy, config, images, workdir) -> None:
+    """Trains the network and leaves its weights; see `train_alone`."""
     settings, shared = config.pretrain, config.train
     keras.utils.set_random_seed(config.seed + 2)
     with workdir.cluster.scope():
-        network = static_network(space, policy, images.mean, images.std, shared.bn_momentum)
+        with fitting.trained_in(shared.precision):
+            network = static_network(space, policy, images.mean, images.std, shared.bn_momentum)
         variables = network.trainable_variables
         optimizer = sgd(settings.learning_rate, settings.weight_decay, variables)
         model = Alone(network, optimizer, shared.label_smoothing, shared.clip_norm)
-    saved = workdir.weights(name)
-    if saved.exists():
-        callbacks.load_weights(network, saved)
-        return network
     rate = schedules.LEARNING_RATES[settings.schedule](settings.learning_rate)
     fitting.fit(
         model,
@@ -198,4 +205,3 @@ def train_alone(
         schedule=[(optimizer.learning_rate, rate)],
     )
     fitting.leave_weights(network, name, workdir)
-    return network
