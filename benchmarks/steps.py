@@ -15,7 +15,7 @@ from instanas_tf.models.supernet import Supernet
 from instanas_tf.models.training import sgd
 from instanas_tf.pipeline.pretrain import Alone, PathDropout
 from instanas_tf.search.instance_aware import InstaNAS, SearchSettings
-from instanas_tf.spaces import size
+from instanas_tf.spaces import controllers, size
 from instanas_tf.spaces.space import SearchSpace
 
 MEAN, STD = (127.5,) * 3, (64.0,) * 3
@@ -164,3 +164,29 @@ def macs_ratio(space: SearchSpace, probabilities) -> float:
     each = np.broadcast_to(probabilities, (space.num_cells, space.num_ops))
     reference = size.policy_macs(space, space.single_op_policy(space.reference_op))
     return size.policy_macs(space, each) / reference
+
+
+def controller_macs_ratio(space: SearchSpace, greedy, alpha: float, shared: bool, generator):
+    """MACs of a controller step over those of two forward passes of the reference network.
+
+    The controller's own gradient counts as two more of its forward passes.
+
+    Args:
+        space: the search space.
+        greedy: policies 0/1 [B, L, K].
+        alpha: the sampled policies differ from them in a share 1-α of the bits.
+        shared: whether an image's policies share the cells before they differ.
+        generator: of the sampling.
+    """
+    sampled = np.where(generator.uniform(size=greedy.shape) < alpha, greedy, 1.0 - greedy)
+    first, second = space.effective(greedy), space.effective(sampled)
+    apart = np.logical_or.accumulate((first != second).any(axis=-1), axis=-1)
+    if not shared:
+        apart = np.ones_like(apart)
+    of_cells = [np.sum(bits * size.op_macs(space), axis=-1) for bits in (first, second)]
+    cells = np.mean(np.sum(of_cells[0] + of_cells[1] * apart, axis=-1))
+    stem, head = size.stem_size(space).macs, size.head_size(space).macs
+    spec = controllers.get("published", space.image_size)
+    own = 3 * controllers.controller_size(spec, space).macs
+    reference = size.policy_macs(space, space.single_op_policy(space.reference_op))
+    return (cells + stem * (1 if shared else 2) + head * 2 + own) / (2 * reference)

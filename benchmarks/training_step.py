@@ -129,6 +129,15 @@ def shares(space) -> dict[str, float]:
         found[f"ops_on{name}"] = float(np.mean(bits))
         found[f"ops_run{name}"] = float(np.mean(space.effective(bits)))
         found[f"macs_ratio{name}"] = steps.macs_ratio(space, bits)
+    drawn = np.random.default_rng(_SEED.value)
+    many = steps.make_policies(space, 1000, _KEEP.value, drawn)
+    for name, alpha, shared in (
+        ("", _ALPHA.value, True),
+        ("_alpha_0.8", PUBLISHED_ALPHA, True),
+        ("_unshared", _ALPHA.value, False),
+    ):
+        ratio = steps.controller_macs_ratio(space, many, alpha, shared, drawn)
+        found[f"macs_ratio_controller{name}"] = ratio
     return {key: round(value, 3) for key, value in found.items()}
 
 
