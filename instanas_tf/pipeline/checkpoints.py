@@ -8,7 +8,9 @@ temporary name; the last two are kept.
 from __future__ import annotations
 
 import dataclasses
+import io
 import pathlib
+import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -21,7 +23,10 @@ from instanas_tf import files
 from instanas_tf.errors import InputError
 
 KEPT = 2
-_UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+_UNREADABLE = (
+    *(OSError, EOFError, ValueError, KeyError, TypeError),
+    *(RuntimeError, zipfile.BadZipFile, zlib.error, struct.error),  # By `zipfile`.
+)
 
 
 @dataclasses.dataclass
@@ -86,17 +91,24 @@ class Checkpoints:
         """
         content = {f"state_{i:05d}": _array(v) for i, v in enumerate(self.variables)}
         content |= {f"sum_{name}": value for name, value in progress.sums.items()}
+        done = np.array([progress.epoch, progress.step, len(content)])
+        archive = io.BytesIO()  # On a full disk `zipfile` would leave a traceback.
+        np.savez(archive, done=done, **content)
         path = self.folder / f"{progress.epoch:05d}_{progress.step:08d}.npz"
-        with files.replacing(path) as temporary, open(temporary, "wb") as stream:
-            np.savez(stream, done=np.array([progress.epoch, progress.step]), **content)
+        files.write_bytes(path, archive.getbuffer())
         for old in self.paths()[KEPT:]:
             old.unlink(missing_ok=True)
 
     def _read(self, path: pathlib.Path) -> Progress:
         """Reads a whole checkpoint before it changes a variable."""
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            # NumPy looks at the checksums of what it reads to the end alone.
+            if damaged := archive.zip.testzip():
+                raise ValueError(f"{damaged} is damaged")
             content = {name: archive[name] for name in archive.files}
-        epoch, step = (int(value) for value in content.pop("done"))
+        epoch, step, entries = (int(value) for value in content.pop("done"))
+        if len(content) != entries:
+            raise ValueError(f"{len(content)} of {entries} entries are left")
         state = [content.pop(f"state_{i:05d}") for i in range(len(self.variables))]
         sums = {name.removeprefix("sum_"): value for name, value in content.items()}
         if any(name.startswith("state_") for name in content):

@@ -176,6 +176,7 @@ def read_tf_config(text: str) -> tuple[int, int] | None:
     """
     if not text:
         return None
+    received = " ".join(text.split())[:200]
     try:
         content = json.loads(text)
         cluster, task = content["cluster"], content["task"]
@@ -183,9 +184,9 @@ def read_tf_config(text: str) -> tuple[int, int] | None:
         chiefs, workers = cluster.get("chief", []), cluster.get("worker", [])
         unknown = set(cluster) - {"chief", "worker"}
         mine = cluster[kind]
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
-            f"TF_CONFIG must be JSON such as {_EXAMPLE}. Received: {text[:200]} ({error!r})"
+            f"TF_CONFIG must be JSON such as {_EXAMPLE}. Received: {received} ({error!r})"
         ) from error
     lists = [chiefs, workers]
     addresses = [address for found in lists if isinstance(found, list) for address in found]
@@ -201,7 +202,7 @@ def read_tf_config(text: str) -> tuple[int, int] | None:
     elif type(index) is not int or not 0 <= index < len(mine):
         problem = f"task.index must be 0 to {len(mine) - 1}"
     if problem:
-        raise InputError(f"TF_CONFIG cannot be used: {problem}. Received: {text[:200]}")
+        raise InputError(f"TF_CONFIG cannot be used: {problem}. Received: {received}")
     if len(addresses) < 2:
         return None
     return (index + len(chiefs) if kind == "worker" else 0), len(addresses)

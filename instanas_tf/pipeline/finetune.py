@@ -143,6 +143,22 @@ def choose(
     }
 
 
+def choose_once(
+    pick: Pick,
+    controller: Controller,
+    config: ConfigDict,
+    images: data.ImageData,
+    table: LatencyTable,
+    workdir: WorkDir,
+) -> dict[str, Any]:
+    """What `choose` gave the chief the first time: rounding might make another choice differ."""
+    path = workdir.chosen(pick.name)
+    if workdir.cluster.is_chief and not path.exists():
+        files.write_json(path, choose(pick, controller, config, images, table))
+    workdir.cluster.wait()
+    return variants.read_chosen(path, table.space)
+
+
 def make_variant(
     pick: Pick,
     config: ConfigDict,
@@ -159,10 +175,7 @@ def make_variant(
         optimizer = sgd(settings.learning_rate, settings.weight_decay, variables)
     callbacks.load_weights(controller, workdir.controller(pick.epoch))
     callbacks.load_weights(supernet, workdir.weights("search"))
-    if cluster.is_chief and not workdir.chosen(pick.name).exists():
-        files.write_json(workdir.chosen(pick.name), choose(pick, controller, config, images, table))
-    cluster.wait()  # The others read what the chief chose: rounding might make them differ.
-    chosen = variants.read_chosen(workdir.chosen(pick.name), table.space)
+    chosen = choose_once(pick, controller, config, images, table, workdir)
     experts = np.stack([table.space.policy_from_names(names) for names in chosen["policies"]])
 
     accuracy = {}

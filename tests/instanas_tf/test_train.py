@@ -3,8 +3,8 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
-import tensorflow as tf
 
 from instanas_tf import train
 from instanas_tf.pipeline import config as config_module
@@ -305,9 +305,9 @@ def test_weights_of_another_model(refused, copy):
 
 def test_no_checkpoint_can_be_read(refused, tmp_path):
     folder = tmp_path / "run" / "checkpoints" / "pretrain"
-    manager = tf.train.CheckpointManager(tf.train.Checkpoint(x=tf.Variable(1.0)), folder, 2)
-    manager.save(checkpoint_number=1)
-    manager.save(checkpoint_number=2)
+    folder.mkdir(parents=True)
+    (folder / "00001_00000000.npz").write_bytes(b"")
+    np.savez(folder / "00002_00000000.npz", done=[2, 0], state_00000=np.ones(3))
     before = ring.listing(folder)
     line = refused(f"--workdir={tmp_path / 'run'}", *ring.overrides())
     assert f"no checkpoint in {folder} can be read; delete that folder" in line

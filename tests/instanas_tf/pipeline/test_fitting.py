@@ -25,11 +25,12 @@ class Linear(TrainedModel):
                 keras.layers.Dense(10, kernel_initializer="zeros"),
             ]
         )
-        self.weight_optimizer = sgd(0.1, 1e-4, 5.0, self.network.trainable_variables)
+        self.weight_optimizer = sgd(0.1, 1e-4, self.network.trainable_variables)
         self.seed_generator = keras.random.SeedGenerator(0)
 
     def objectives(self):
-        return (Objective(self._loss, self.network.trainable_variables, self.weight_optimizer),)
+        variables = self.network.trainable_variables
+        return (Objective(self._loss, variables, self.weight_optimizer, 5.0),)
 
     def _loss(self, images, labels):
         logits = self.network(images, training=True)
@@ -59,7 +60,7 @@ def fitted(images, root, stop_after=None, epochs=3):
             if epoch == stop_after:
                 raise KeyboardInterrupt
 
-    rate = fitting.learning_rate(model.weight_optimizer, lambda progress: 0.1 * (1 - progress))
+    rate = (model.weight_optimizer.learning_rate, lambda progress: 0.1 * (1 - progress))
     fitting.fit(
         model,
         "stage",

@@ -76,12 +76,12 @@ def scheduled(recipe, progress, **changes):
     config.search.priced.alpha = ((0.0, 0.92), (1.0, 0.99))
     for name, value in changes.items():
         config.search[name] = value
-    names = ("alpha", "target", "window_ms", "controller_turn")
+    names = ("alpha", "target", "window_ms")
     model = types.SimpleNamespace(**{name: variable() for name in names})
     model.controller_optimizer = types.SimpleNamespace(learning_rate=variable())
     table = types.SimpleNamespace(l_max_ms=10.0, l_base_ms=4.0, l_min_ms=2.0)
-    for assign, schedule in search.schedule(model, config, table):
-        assign(schedule(progress))
+    for changed, schedule in search.schedule(model, config, table):
+        changed.assign(schedule(progress))
     found = {name: getattr(model, name).value for name in names}
     return {**found, "rate": model.controller_optimizer.learning_rate.value}
 
@@ -101,15 +101,12 @@ def test_schedule_of_the_published_recipe():
     assert end["window_ms"] == pytest.approx((1.0, 2.0))
 
 
-def test_turns_and_rate_change_at_whole_epochs():
+def test_the_rate_changes_at_whole_epochs():
     changes = {"epochs": 6, "controller_decay_epochs": 2}
-    turns, rates = [], []
+    rates = []
     for epoch in range(6):
         for step in range(7):
-            found = scheduled("published", (epoch * 7 + step) / 42, **changes)
-            turns.append(found["controller_turn"])
-            rates.append(found["rate"])
-    assert turns == [1.0] * 7 + [0.0] * 7 + [1.0] * 7 + [0.0] * 7 + [1.0] * 7 + [0.0] * 7
+            rates.append(scheduled("published", (epoch * 7 + step) / 42, **changes)["rate"])
     assert rates == pytest.approx([1e-3] * 14 + [1e-4] * 14 + [1e-5] * 14)
 
 
@@ -123,11 +120,3 @@ def test_settings_come_from_the_recipe(recipe):
     assert settings.label_smoothing == 0.25
     assert settings.alternate == ("step" if recipe == "priced" else "epoch")
     assert settings.shuffle_share == (0.3 if recipe == "priced" else 1.0)
-
-
-@pytest.mark.parametrize(("turn", "left"), [(1.0, "greedy_accuracy"), (0.0, "supernet_loss")])
-def test_an_idle_network_leaves_no_zeros_in_the_logs(turn, left):
-    model = types.SimpleNamespace(controller_turn=types.SimpleNamespace(numpy=lambda: turn))
-    logs = {"greedy_accuracy": 0.5, "supernet_loss": 0.5, "val_accuracy": 0.5}
-    search.LeaveOutIdle(model).on_epoch_end(0, logs)
-    assert logs == {left: 0.5, "val_accuracy": 0.5}

@@ -32,6 +32,9 @@ class Oracle(keras.Model):
         towards = (2.0 * right - 1.0) * ops.exp(self.sharpness)
         return ops.stack([(1.0 - bright) * towards, bright * towards], axis=1)
 
+    def both(self, images, first, second):
+        return self((images, first), training=False), self((images, second), training=False)
+
 
 class Eye(keras.Model):
     """images -> probabilities: four free log-odds for dark images, four for bright ones."""
@@ -75,6 +78,6 @@ def make_toy(toy_table):
         adam.build(eye.trainable_variables)
         sgd.build(oracle.trainable_variables)
         plain = {"diversity_weight": 0.0, **settings}
-        return InstaNAS(oracle, eye, toy_table, SearchSettings(**plain), adam, sgd, seed)
+        return InstaNAS(oracle, eye, toy_table, SearchSettings(**plain), adam, sgd, 0.0, seed)
 
     return make

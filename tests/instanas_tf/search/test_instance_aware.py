@@ -10,7 +10,12 @@ import tensorflow as tf
 from instanas_tf.models.controller import Controller
 from instanas_tf.models.supernet import Supernet
 from instanas_tf.models.training import sgd
-from instanas_tf.search.instance_aware import InstaNAS, SearchSettings
+from instanas_tf.search.instance_aware import (
+    CONTROLLER_METRICS,
+    SUPERNET_METRICS,
+    InstaNAS,
+    SearchSettings,
+)
 from instanas_tf.search.policies import greedy
 from instanas_tf.search.rewards import latency_reward
 
@@ -34,14 +39,11 @@ def best(value):
 
 
 def train(model, data, steps):
-    """Runs compiled steps; returns the logs of the last one, averaged over the last 20."""
-    step = tf.function(model.train_step)
+    """Runs compiled steps; returns the logs, averaged over the last 20."""
+    step = tf.function(model.step)
     images, labels = (tf.constant(part) for part in data)
-    for number in range(steps):
-        if number == steps - 20:
-            model.reset_metrics()
-        logs = step((images, labels))
-    return {name: float(value) for name, value in logs.items()}
+    logs = [step(images, labels) for _ in range(steps)][-20:]
+    return {name: float(np.mean([row[name] for row in logs])) for name in logs[0]}
 
 
 def chosen(model, images):
@@ -104,14 +106,13 @@ def test_validation_uses_greedy_policies(make_toy, toy_images):
     images, labels = toy_images
     model = make_toy()
     set_odds(model, DARK, DARK)
-    logs = model.test_step((images, labels))
-    assert float(logs["accuracy"]) == 0.5
-    assert float(logs["latency_ratio"]) == pytest.approx(3 / 9)
+    found = model.validate(images, labels)
+    assert found["accuracy"].numpy().tolist() == [1.0] * 16 + [0.0] * 16
+    assert found["latency_ratio"].numpy() == pytest.approx([3 / 9] * 32)
     set_odds(model, DARK, BRIGHT)
-    model.reset_metrics()
-    logs = model.test_step((images, labels))
-    assert float(logs["accuracy"]) == 1.0
-    assert float(logs["latency_ratio"]) == pytest.approx(4.5 / 9)
+    found = model.validate(images, labels)
+    assert found["accuracy"].numpy().tolist() == [1.0] * 32
+    assert found["latency_ratio"].numpy() == pytest.approx([3 / 9] * 16 + [6 / 9] * 16)
     np.testing.assert_array_equal(np.argmax(model.predict_logits(images), axis=1), labels)
     assert model.supernet.seen[-1][1] is False
 
@@ -168,23 +169,26 @@ def test_shuffle_share_says_how_often_policies_are_those_of_other_images(
         assert np.sum(policy, axis=0).tolist() == [[0, 16], [0, 16]]
 
 
-@pytest.mark.parametrize(("turn", "moved"), [(1.0, [True, False]), (0.0, [False, True])])
-def test_by_epochs_one_network_is_updated_at_a_time(make_toy, toy_images, turn, moved):
+@pytest.mark.parametrize(("epoch", "moved"), [(0, [True, False]), (1, [False, True])])
+def test_by_epochs_one_network_is_updated_at_a_time(make_toy, toy_images, epoch, moved):
     model = make_toy(alternate="epoch")
-    model.controller_turn.assign(turn)
     parts = model.controller.log_odds.kernel, model.supernet.sharpness
     before = [part.numpy() for part in parts]
-    model.train_step(toy_images)
+    logs = model.step(*toy_images, model.active(epoch))
     after = [part.numpy() for part in parts]
     assert [not np.array_equal(a, b) for a, b in zip(before, after, strict=True)] == moved
+    # A network that rests leaves no values in the logs either.
+    assert set(logs) == set((CONTROLLER_METRICS, SUPERNET_METRICS)[epoch])
+    assert model.active(epoch + 2) == model.active(epoch)
 
 
 def test_by_steps_both_networks_are_updated(make_toy, toy_images):
     model = make_toy(alternate="step")
-    model.controller_turn.assign(0.0)
-    model.train_step(toy_images)
+    assert model.active(0) == model.active(1) == (0, 1)
+    logs = model.step(*toy_images, model.active(1))
     assert model.controller.log_odds.kernel.numpy().any()
     assert model.supernet.sharpness.numpy() != 0.0
+    assert set(logs) == {*CONTROLLER_METRICS, *SUPERNET_METRICS}
 
 
 @pytest.mark.parametrize(
@@ -205,9 +209,9 @@ def make_real(tiny, tiny_table):
         supernet, controller = Supernet(tiny), Controller(tiny, logit_stddev=0.5)
         adam = keras.optimizers.Adam(0.01)
         adam.build(controller.trainable_variables)
-        weights = sgd(0.05, 1e-4, 5.0, supernet.trainable_variables)
+        weights = sgd(0.05, 1e-4, supernet.trainable_variables)
         settings = SearchSettings(alternate="epoch")
-        return InstaNAS(supernet, controller, tiny_table, settings, adam, weights, 0)
+        return InstaNAS(supernet, controller, tiny_table, settings, adam, weights, 5.0, 0)
 
     return make
 
@@ -223,9 +227,8 @@ def same(one, other):
 def two_turns(model, data):
     """A step of each turn; after each, what the controller and the supernet are."""
     found = [(snapshot(model.controller), snapshot(model.supernet))]
-    for turn in (1.0, 0.0):
-        model.controller_turn.assign(turn)
-        model.train_step(data)
+    for epoch in (0, 1):
+        model.step(*data, model.active(epoch))
         found.append((snapshot(model.controller), snapshot(model.supernet)))
     return found
 
@@ -247,7 +250,7 @@ def test_the_seed_decides_what_is_sampled(make_toy, toy_images):
     for seed in (1, 1, 2):
         model = make_toy(seed=seed)
         for _ in range(2):
-            model.train_step(toy_images)
+            model.step(*toy_images)
         found.append(snapshot(model.controller) + snapshot(model.supernet))
     assert same(found[0], found[1])
     assert not same(found[0], found[2])
@@ -259,6 +262,6 @@ def test_fit_runs_the_search_on_real_networks(make_real):
     model.compile()
     images = np.random.default_rng(0).uniform(0, 255, (6, 8, 8, 3)).astype(np.float32)
     data = tf.data.Dataset.from_tensors((images, [0, 1, 2, 0, 1, 2])).repeat(2)
-    history = model.fit(data, validation_data=data, shuffle=False, verbose=0).history
-    assert set(history) >= {"loss", "reward", "price", "val_accuracy", "val_latency_ratio"}
+    history = model.fit(data, shuffle=False, verbose=0).history
+    assert set(history) == {*CONTROLLER_METRICS, *SUPERNET_METRICS}
     assert np.isfinite([values[0] for values in history.values()]).all()
