@@ -16,11 +16,11 @@ import re
 import tempfile
 import time
 
-from instanas_tf.startup import KERNEL_CACHE
+from instanas_tf import startup
 
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
-os.environ.update({**KERNEL_CACHE, **os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"})
+os.environ.update({**startup.environment(), **os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"})
 
 import keras
 import numpy as np

@@ -70,10 +70,10 @@ def make_policies(space: SearchSpace, count: int, keep: float, generator: np.ran
 def supernet_step(space: SearchSpace, routed: bool, keep: float, seed: int):
     """A training step of a supernet under path dropout."""
     supernet = Supernet(space, routed=routed)
-    optimizer = sgd(0.01, 1e-4, 0.0, supernet.trainable_variables)
-    model = PathDropout(supernet, optimizer, (keep, keep), 0.0, seed)
+    optimizer = sgd(0.01, 1e-4, supernet.trainable_variables)
+    model = PathDropout(supernet, optimizer, (keep, keep), 0.0, 0.0, seed)
     model.keep.assign(keep)
-    return tf.function(lambda images, labels: model.train_step((images, labels)))
+    return tf.function(model.step)
 
 
 def controller_steps(supernet: Supernet, policies, alphas, seed: int) -> list:
@@ -91,9 +91,9 @@ def controller_steps(supernet: Supernet, policies, alphas, seed: int) -> list:
     controller = FixedShare(supernet.space, policies)
     adam = keras.optimizers.Adam(5e-4)
     adam.build(controller.trainable_variables)
-    unused = sgd(0.01, 0.0, 0.0, supernet.trainable_variables)
+    unused = sgd(0.01, 0.0, supernet.trainable_variables)
     settings, table = SearchSettings(alternate="epoch"), table_of(supernet.space)
-    model = InstaNAS(supernet, controller, table, settings, adam, unused, seed)
+    model = InstaNAS(supernet, controller, table, settings, adam, unused, 0.0, seed)
     objective = model.objectives()[0]
     update = tf.function(lambda images, labels: model.update(objective, images, labels))
 
@@ -115,9 +115,9 @@ def evaluation(space: SearchSpace, policies):
 
 def static_steps(network: keras.Model):
     """A training step and a forward pass of a static network."""
-    optimizer = sgd(0.01, 1e-4, 0.0, network.trainable_variables)
-    model = Alone(network, optimizer, 0.0)
-    train = tf.function(lambda images, labels: model.train_step((images, labels)))
+    optimizer = sgd(0.01, 1e-4, network.trainable_variables)
+    model = Alone(network, optimizer, 0.0, 0.0)
+    train = tf.function(model.step)
     forward = tf.function(lambda images, labels: network(images, training=False))
     return train, forward
 

@@ -2,9 +2,11 @@
 
     python benchmarks/training_step.py [--batch=32] [--keep=0.3] [--alpha=0.95] [--rounds=10] ...
 
-All steps run in one process and are visited in a fresh random order each round, so that
-disturbance meets all alike; the figures are ratios of medians. The last line is one JSON
-object, whose keys `benchmarks/README.md` explains.
+All steps are visited in a fresh random order each round, so that disturbance meets all
+alike; the figures are ratios of medians. They run with the settings of a training, and the
+static network once more in a process with TensorFlow's own numbers of threads, which suit it
+better: that is what the supernet is compared with. The last line is one JSON object, whose
+keys `benchmarks/README.md` explains.
 """
 
 from __future__ import annotations
@@ -17,12 +19,13 @@ import subprocess
 import sys
 import time
 
-from instanas_tf.startup import KERNEL_CACHE
+from instanas_tf import startup
 
-os.environ.update({**KERNEL_CACHE, **os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"})
+os.environ.update({**startup.environment(), **os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"})
 
 import keras
 import numpy as np
+import static_worker
 import steps
 import tensorflow as tf
 from absl import app, flags
@@ -53,7 +56,7 @@ def make_steps(space) -> dict:
     keep, seed = _KEEP.value, _SEED.value
     bits = steps.make_policies(space, _BATCH.value, keep, np.random.default_rng(seed))
     found = {}
-    found["static_train"], found["static_forward"] = steps.static_steps(
+    found["static_train_same"], found["static_forward_same"] = steps.static_steps(
         steps.reference_network(space)
     )
     found["plain_static_train"], found["plain_static_forward"] = steps.static_steps(
@@ -74,11 +77,10 @@ def make_steps(space) -> dict:
 
 
 def measure(by_name: dict, batch, rounds: int, seed: int):
-    """Median wall and CPU seconds of each step over the rounds, in interleaved order.
+    """Median seconds of each step over the rounds, in interleaved order.
 
     Returns:
-        Wall seconds by name, CPU seconds of the process by name, and the seconds of the
-        first call by name, in which the step is traced.
+        Seconds by name, and those of the first call, in which the step is traced.
     """
     first = {}
     for name, step in tqdm(by_name.items(), desc="tracing", disable=None):
@@ -88,25 +90,24 @@ def measure(by_name: dict, batch, rounds: int, seed: int):
         step(*batch)
     generator = np.random.default_rng(seed)
     names = list(by_name)
-    wall, cpu = {name: [] for name in names}, {name: [] for name in names}
+    wall = {name: [] for name in names}
     for _ in tqdm(range(rounds), desc="timing", disable=None):
         for index in generator.permutation(len(names)):
             name = names[index]
-            start, used = time.perf_counter(), time.process_time()
+            start = time.perf_counter()
             tf.nest.map_structure(np.asarray, by_name[name](*batch))
             wall[name].append(time.perf_counter() - start)
-            cpu[name].append(time.process_time() - used)
-    medians = [
-        {name: float(np.median(values)) for name, values in of.items()} for of in (wall, cpu)
-    ]
-    return *medians, first
+    return {name: float(np.median(values)) for name, values in wall.items()}, first
 
 
 def ratios(seconds: dict[str, float]) -> dict[str, float]:
     """The figures, from the seconds of each step."""
-    forward = seconds["static_forward"]
+    train, forward = seconds["static_train"], seconds["static_forward"]
+    same = {name: seconds[f"static_{name}_same"] for name in ("train", "forward")}
     compared = {
-        "supernet_vs_static": ("supernet_routed", seconds["static_train"]),
+        "supernet_vs_static": ("supernet_routed", train),
+        "supernet_vs_static_same_threads": ("supernet_routed", same["train"]),
+        "controller_vs_forward_same_threads": ("controller_routed", 2 * same["forward"]),
         "supernet_vs_plain_static": ("supernet_routed", seconds["plain_static_train"]),
         "controller_vs_forward": ("controller_routed", 2 * forward),
         "controller_vs_forward_alpha_0.8": ("controller_published_alpha", 2 * forward),
@@ -114,7 +115,7 @@ def ratios(seconds: dict[str, float]) -> dict[str, float]:
         "evaluation_vs_static": ("evaluation", forward),
         "routed_vs_masked_supernet": ("supernet_masked", seconds["supernet_routed"]),
         "routed_vs_masked_controller": ("controller_masked", seconds["controller_routed"]),
-        "plain_static_vs_static": ("plain_static_train", seconds["static_train"]),
+        "plain_static_vs_static": ("plain_static_train", same["train"]),
     }
     return {key: round(seconds[name] / by, 3) for key, (name, by) in compared.items()}
 
@@ -184,17 +185,18 @@ def main(argv):
         memory["peak_memory_gib"] = memory_in_a_child()
         memory["peak_memory_batch"] = _MEMORY_BATCH.value
     batch = steps.make_batch(space, _BATCH.value, np.random.default_rng(_SEED.value))
-    wall, cpu, first = measure(make_steps(space), batch, _ROUNDS.value, _SEED.value)
-    print(f"{'':28} {'wall':>9} {'CPU':>11} {'first call':>11}")
+    settings = (_SPACE.value, _WIDTH.value, _MERGE.value)
+    worker = static_worker.StaticWorker(settings, _BATCH.value, _SEED.value)
+    by_name = {**worker.steps, **make_steps(space)}
+    wall, first = measure(by_name, batch, _ROUNDS.value, _SEED.value)
+    worker.close()
+    print(f"{'':28} {'median':>9} {'first call':>11}")
     for name in wall:
-        print(
-            f"{name:28} {wall[name] * 1e3:6.0f} ms {cpu[name] * 1e3:8.0f} ms {first[name]:9.1f} s"
-        )
+        print(f"{name:28} {wall[name] * 1e3:6.0f} ms {first[name]:9.1f} s")
     result = {
         **ratios(wall),
         **shares(space),
         **memory,
-        "cpu_time": ratios(cpu),
         "space": space.name,
         "width": _WIDTH.value,
         "merge": space.merge,
@@ -207,6 +209,7 @@ def main(argv):
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
         "onednn": os.environ.get("TF_ENABLE_ONEDNN_OPTS", "default"),
+        "threads": [os.environ.get(f"TF_NUM_{k}OP_THREADS", "default") for k in ("INTRA", "INTER")],
         "kernel_cache": os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"],
     }
     print(json.dumps(result))

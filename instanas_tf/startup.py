@@ -11,10 +11,17 @@ from instanas_tf.errors import InputError
 
 # oneDNN compiles a kernel for each shape, and a routed op meets another batch size in each
 # step: with the default of 1,024 kernels it compiles most of them anew.
-KERNEL_CACHE = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16384"}
-
-
+_KERNEL_CACHE = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16384"}
+# The ops of a cell are small and many: on two cores it pays to run two of them beside each
+# other rather than to cut each in two (benchmarks/README.md). More cores were not tried.
+_TWO_CORES = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "2"}
 BACKENDS = ("tensorflow", "jax")
+
+
+def environment() -> dict[str, str]:
+    """The environment variables that a training sets where the user has not."""
+    threads = {} if set(_TWO_CORES) & set(os.environ) or os.cpu_count() != 2 else _TWO_CORES
+    return {"KERAS_BACKEND": "tensorflow", **_KERNEL_CACHE, **threads}
 
 
 def backend() -> str:
@@ -47,7 +54,7 @@ def import_tensorflow() -> None:
     Its notes on CPUs and missing CUDA drivers would bury this package's own lines. They
     appear if the import fails, and always if TF_CPP_MIN_LOG_LEVEL is set.
     """
-    for name, value in {"KERAS_BACKEND": "tensorflow", **KERNEL_CACHE}.items():
+    for name, value in environment().items():
         os.environ.setdefault(name, value)
     if "tensorflow" in sys.modules or "TF_CPP_MIN_LOG_LEVEL" in os.environ:
         return

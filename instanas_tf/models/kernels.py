@@ -72,7 +72,8 @@ def _kernel_gradient_in_four(images, upstream, stride: int):
     out_size = -(-size // stride)
     before, odd = divmod(max((out_size - 1) * stride + 5 - size, 0), 2)
     padding = [before, before + odd]
-    padded = tf.pad(images, [[0, 0], padding, padding, [0, 0]])
+    with tf.control_dependencies([upstream]):  # Else all are padded early, and held for long.
+        padded = tf.pad(images, [[0, 0], padding, padding, [0, 0]])
     window = (out_size - 1) * stride + 3
 
     def corner(row: int, column: int):
