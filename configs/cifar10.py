@@ -6,6 +6,16 @@
 The published result is 4.3 % to 8.1 % error at 0.92 to 0.17 of MobileNetV2's latency; this
 file has not been run at its full length here. "A quick look at CIFAR-10" in the README
 gives overrides that finish in minutes.
+
+On one large GPU in pieces of 20 minutes, it is the same command again and again:
+
+    timeout 1200 python -m instanas_tf.train --config=configs/cifar10.py --workdir=runs/cifar10
+
+It saves its state after every epoch, and every 5 minutes within one
+(`config.train.checkpoint_secs`). In front of it `KERAS_BACKEND=jax` trains on JAX;
+`JAX_COMPILATION_CACHE_DIR=FOLDER` then spares later pieces the compilation. No GPU has been
+tried so far. See docs/scaling.md, also for CIFAR-10 as an .npz and for a GPU machine without
+TensorFlow.
 """
 
 from instanas_tf.pipeline.config import published_config
