@@ -46,6 +46,8 @@ def import_backend() -> None:
         import_tensorflow()
     elif importlib.util.find_spec("jax") is None:
         raise InputError("KERAS_BACKEND=jax needs JAX; install it: pip install '.[jax]'")
+    else:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # For parts of Keras that load it.
 
 
 def import_tensorflow() -> None:

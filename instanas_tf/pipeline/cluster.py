@@ -17,7 +17,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from instanas_tf.errors import InputError
+from instanas_tf.errors import InputError, ModelError
 
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 _EXAMPLE = (
@@ -114,6 +114,7 @@ def join(config: ConfigDict) -> Cluster:
 
     Raises:
         InputError: TF_CONFIG cannot be used, or the processes differ.
+        ModelError: the others cannot be reached.
     """
     task = read_tf_config(os.environ.get("TF_CONFIG", ""))
     import keras
@@ -127,6 +128,8 @@ def join(config: ConfigDict) -> Cluster:
         return ALONE
     import tensorflow as tf
 
+    if task is None and os.environ.get("TPU_NAME"):
+        return Cluster(_tpu_strategy(config))
     if task is None:
         if len(tf.config.list_physical_devices("GPU")) > 1:
             return Cluster(tf.distribute.MirroredStrategy())
@@ -135,7 +138,7 @@ def join(config: ConfigDict) -> Cluster:
     try:
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
     except (tf.errors.OpError, RuntimeError, ValueError) as error:
-        raise InputError(
+        raise ModelError(
             f"the cluster of TF_CONFIG cannot be joined ({str(error).splitlines()[0]}); see that "
             "the address of this worker is free and all workers run"
         ) from error
@@ -144,6 +147,27 @@ def join(config: ConfigDict) -> Cluster:
     cluster.agree("the version of TensorFlow or Keras", f"{tf.__version__} {keras.__version__}")
     cluster.agree("the code of instanas_tf", _code())
     return cluster
+
+
+def _tpu_strategy(config: ConfigDict) -> Any:
+    """The TPU that TPU_NAME names. No TPU was at hand: this has not been run."""
+    import tensorflow as tf
+
+    if config.train.routed:
+        raise InputError(
+            "TPU_NAME is set, and TPUs need static shapes; pass --config.train.routed=False, or "
+            "unset it"
+        )
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver()
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+        return tf.distribute.TPUStrategy(resolver)
+    except (tf.errors.OpError, ValueError, OSError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"the TPU that TPU_NAME names cannot be used ({reason}); unset it to train without"
+        ) from error
 
 
 def _gather(strategy: Any) -> Any:
