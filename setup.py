@@ -14,9 +14,10 @@ _NO_TFLITE_RUNTIME = (
     " or (platform_machine != 'x86_64' and platform_machine != 'aarch64')"
 )
 _LITERT = "ai-edge-litert>=1.4,<3"
+_JAX = "jax>=0.4.34,<0.8"  # From 0.8 on it needs numpy 2.
 
-# With the second runtime, so that both are tested where both can be had.
-_TEST = ["pytest>=8.2,<10", "hypothesis>=6.100,<7", "ruff==0.17.*", _LITERT]
+# With the second runtime and the second backend, so that both of each are tested.
+_TEST = ["pytest>=8.2,<10", "hypothesis>=6.100,<7", "ruff==0.17.*", _LITERT, _JAX]
 
 _README = pathlib.Path(__file__).parent / "README.md"
 
@@ -53,6 +54,7 @@ setup(
         "tqdm>=4.66,<5",
     ],
     extras_require={
+        "jax": [_JAX],
         "litert": [_LITERT],
         "test": _TEST,
         "dev": [*_TEST, _LITERT, "build>=1.2,<2"],
