@@ -272,6 +272,10 @@ class Plan:
             following = self.phases[self.phases.index(phase) + 1]
             self.left[following] += self.left.pop(phase, 0)
 
+    def leave_all(self) -> None:
+        """Hands all that is left to the last part, the only one that will run again."""
+        self.left = collections.Counter({self.phases[-1]: self.left.total()})
+
 
 def attempt(command: Command, plan: Plan) -> Kill | None:
     """Watches a command until it is killed (returns the kill) or done (returns None)."""
@@ -312,6 +316,7 @@ def disturbed(
     shutil.copy(table, workdir / table.name)
     until_done("all")
     while plan.left.total() > 0:  # The end came too early for some: once more from there.
+        plan.leave_all()
         (workdir / "results.json").unlink()
         until_done("all")
     return kills

@@ -37,7 +37,9 @@ def follow_module(module: str, *arguments: str, **environment: str) -> int:
         **environment: variables that it gets beside this process's own.
     """
     command = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(command, check=False, env={**_environment(), **environment}).returncode
+    inherited = _environment()
+    inherited.pop("TF_CPP_MIN_LOG_LEVEL", None)  # The child keeps TensorFlow quiet by itself.
+    return subprocess.run(command, check=False, env={**inherited, **environment}).returncode
 
 
 def _environment() -> dict[str, str]:

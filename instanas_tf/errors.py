@@ -27,6 +27,10 @@ class ModelError(InstanasError):
     exit_code = 5
 
 
+class DiskError(ModelError):
+    """A disk that is full, or a folder that cannot be written."""
+
+
 class ParseError(InstanasError):
     """Output of a tool that could not be understood."""
 

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from instanas_tf.errors import InputError, ModelError
+from instanas_tf.errors import DiskError, InputError
 
 _RANDOM_CHARACTERS = 8  # In the names that `tempfile` makes.
 
@@ -27,7 +27,7 @@ def replacing(path: pathlib.Path, suffix: str = "") -> Iterator[pathlib.Path]:
         suffix: ending of the temporary name, for writers that look at it.
 
     Raises:
-        ModelError: the file cannot be written (disk full, no permission).
+        DiskError: the file cannot be written (disk full, no permission).
     """
     path = pathlib.Path(path)
     temporary = None
@@ -43,7 +43,7 @@ def replacing(path: pathlib.Path, suffix: str = "") -> Iterator[pathlib.Path]:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
-        raise ModelError(
+        raise DiskError(
             f"cannot write {path}: {error.strerror or error}; free some space or choose "
             "another folder, then run the same command again"
         ) from error
@@ -57,7 +57,7 @@ def folder_replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a new folder beside `path` and puts it in its place on success.
 
     Raises:
-        ModelError: the folder cannot be written (disk full, no permission).
+        DiskError: the folder cannot be written (disk full, no permission).
     """
     path = pathlib.Path(path)
     try:
@@ -77,22 +77,22 @@ def folder_replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
                     os.replace(old, path)
                 raise
     except OSError as error:
-        raise ModelError(
+        raise DiskError(
             f"cannot write {path}: {error.strerror or error}; free some space or choose "
             "another folder, then run the same command again"
         ) from error
 
 
 def require_space(path: pathlib.Path, size: int) -> None:
-    """Raises ModelError unless `size` bytes and a mebibyte are free where `path` will lie."""
+    """Raises DiskError unless `size` bytes and a mebibyte are free where `path` will lie."""
     folder = pathlib.Path(path).parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        raise ModelError(f"cannot write {path}: {error.strerror or error}") from error
+        raise DiskError(f"cannot write {path}: {error.strerror or error}") from error
     if free < size + 2**20:
-        raise ModelError(
+        raise DiskError(
             f"cannot write {path}: No space left on device ({free} bytes are free); free some "
             "space, then run the same command again"
         )

@@ -55,7 +55,16 @@ def import_tensorflow() -> None:
 
     Its notes on CPUs and missing CUDA drivers would bury this package's own lines. They
     appear if the import fails, and always if TF_CPP_MIN_LOG_LEVEL is set.
+
+    Raises:
+        InputError: Keras is told to use another backend, or TensorFlow is not installed.
     """
+    if backend() != "tensorflow":
+        raise InputError(
+            f"this command needs TensorFlow, and KERAS_BACKEND={backend()} is set; unset it"
+        )
+    if importlib.util.find_spec("tensorflow") is None:
+        raise InputError("TensorFlow is not installed; install this package: pip install .")
     for name, value in environment().items():
         os.environ.setdefault(name, value)
     if "tensorflow" in sys.modules or "TF_CPP_MIN_LOG_LEVEL" in os.environ:
@@ -72,6 +81,9 @@ def import_tensorflow() -> None:
             tf.config.list_physical_devices("GPU")
             tf.get_logger().setLevel("ERROR")  # Its hints on retracing are for other code.
             done = True
+        except (KeyboardInterrupt, SystemExit):
+            done = True  # Nobody asks what TensorFlow had to say.
+            raise
         finally:
             os.dup2(kept, 2)
             os.close(kept)

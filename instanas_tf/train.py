@@ -92,7 +92,7 @@ def train(config: ConfigDict, root: pathlib.Path, stage: str) -> None:
     Raises:
         InstanasError: whatever stops the run, with its exit code.
     """
-    worker, _ = read_tf_config(os.environ.get("TF_CONFIG", "")) or (0, 1)
+    task = read_tf_config(os.environ.get("TF_CONFIG", ""))
     backend = startup.backend()
     workdir = open_workdir(root, config)
     wanted = list(STAGES) if stage == "all" else [stage]
@@ -105,13 +105,15 @@ def train(config: ConfigDict, root: pathlib.Path, stage: str) -> None:
     left = [name for name in wanted if not workdir.is_done(name)]
     if not left:
         print(f"Nothing is left to do in {root}.")
-    elif backend == "tensorflow":
+    if task is not None:
+        print(f"worker {task[0]} of {task[1]}: waits for the others", flush=True)
+    if left and backend != "tensorflow":
+        run_on_two_backends(left, config, workdir)
+    elif left or task is not None:  # The others see by it that nothing is left.
         if set(left) & set(NEED_TENSORFLOW):
             find_runtime(config.latency.runtime)
         run_stages(left, config, workdir)
-    else:
-        run_on_two_backends(left, config, workdir)
-    if workdir.is_done("evaluate") and worker == 0:
+    if workdir.is_done("evaluate") and (task is None or task[0] == 0):
         print_results(workdir)
 
 
@@ -138,14 +140,21 @@ def run_on_two_backends(names: Sequence[str], config: ConfigDict, workdir: WorkD
             code = children.follow_module(
                 "instanas_tf.train", *arguments, f"--stage={name}", KERAS_BACKEND="tensorflow"
             )
+            if code < 0:
+                raise ModelError(
+                    f"{name} under TensorFlow was ended by signal {-code}; run the same command "
+                    "again to go on"
+                )
             if code:
-                raise CommandError(f"{name} under TensorFlow ended with exit code {code}", code)
+                raise CommandError(f"{name} under TensorFlow failed, see the line above", code)
 
 
 def run_stages(names: Sequence[str], config: ConfigDict, workdir: WorkDir) -> None:
     """Joins the cluster if there is one, loads the data and runs stages in order."""
     startup.import_backend()
     cluster = join(config)
+    # Another try helps where a chief was still writing its last result.
+    cluster.agree("--stage, or what is left to do,", " ".join(names), kind=ModelError)
     workdir = dataclasses.replace(workdir, cluster=cluster)
     with locked(workdir) if cluster.is_chief else contextlib.nullcontext():
         cluster.wait()
@@ -156,9 +165,7 @@ def _run_stages(names: Sequence[str], config: ConfigDict, workdir: WorkDir) -> N
     from instanas_tf.pipeline import data, fitting, precision
 
     images = data.load(config.data, config.seed)
-    for batch_size in (config.train, config.search, config.finetune):
-        workdir.cluster.rows(batch_size.batch_size)
-    data.steps_per_epoch(images.train, config.train.batch_size)
+    fitting.check_batches(config, images, workdir)
     if workdir.cluster.is_chief:
         start(workdir, config)
         drop_finished(workdir)

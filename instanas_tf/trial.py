@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from export import convert, deploy, manifest
 from export.bench import bench
 from instanas_tf import files, measure
-from instanas_tf.errors import InputError, ModelError
+from instanas_tf.errors import DiskError, InputError, ModelError
 from instanas_tf.models.expert import static_network
 from instanas_tf.pipeline import (
     data,
@@ -29,6 +29,7 @@ from instanas_tf.pipeline import (
 from instanas_tf.pipeline.workdir import WorkDir
 
 OUTCOME = "outcome.json"
+_NOT_THE_TRIAL = (OSError, tf.errors.ResourceExhaustedError)  # What ends the whole search.
 _NUMBERS = ("accuracy", "controller_ms", "latency_ms", "reference_ms")
 
 
@@ -69,7 +70,7 @@ def read_outcome(root: pathlib.Path) -> Outcome | None:
     path = root / OUTCOME
     if not path.exists():
         return None
-    remedy = "delete it to measure the trial again"
+    remedy = "start the search anew in another --workdir"
     content = files.read_json(path, remedy)
     try:
         found = Outcome(**content)
@@ -116,7 +117,7 @@ def run(
             _run_stages(config, images, place, tables)
             found = _measured(config, reference, images, place, tables)
         except ModelError as error:
-            if isinstance(error.__cause__, OSError):
+            if isinstance(error, DiskError) or isinstance(error.__cause__, _NOT_THE_TRIAL):
                 raise
             found = Outcome(reason=str(error))
         files.write_json(place.root / OUTCOME, dataclasses.asdict(found))

@@ -20,7 +20,7 @@ import numpy as np
 from absl import logging
 
 from instanas_tf import files
-from instanas_tf.errors import InputError
+from instanas_tf.errors import DiskError, InputError
 
 KEPT = 2
 _UNREADABLE = (
@@ -50,11 +50,28 @@ class Checkpoints:
     Args:
         variables: all that a resumed stage needs.
         folder: where they lie.
+        origin: what the training depends on beside the config, such as a digest of the data;
+            checkpoints of another origin are refused.
     """
 
-    def __init__(self, variables: Sequence[keras.Variable], folder: pathlib.Path):
+    def __init__(self, variables: Sequence[keras.Variable], folder: pathlib.Path, origin: str = ""):
         self.variables = list(variables)
         self.folder = folder
+        self.origin = origin
+
+    def prepare(self) -> None:
+        """Makes the folder, so that nothing is trained in vain.
+
+        Raises:
+            DiskError: it cannot be made.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DiskError(
+                f"cannot make {self.folder} ({error.strerror}); see what is in its place, or "
+                "choose another --workdir"
+            ) from error
 
     def paths(self) -> list[pathlib.Path]:
         """The checkpoints on disk, the newest first."""
@@ -67,7 +84,8 @@ class Checkpoints:
             How far it is; nothing done if there is no checkpoint.
 
         Raises:
-            InputError: there are checkpoints, and none can be read.
+            InputError: there are checkpoints, and none can be read, or they are of another
+                origin.
         """
         found = self.paths()
         for path in found:
@@ -93,7 +111,7 @@ class Checkpoints:
         content |= {f"sum_{name}": value for name, value in progress.sums.items()}
         done = np.array([progress.epoch, progress.step, len(content)])
         archive = io.BytesIO()  # On a full disk `zipfile` would leave a traceback.
-        np.savez(archive, done=done, **content)
+        np.savez(archive, done=done, origin=np.array(self.origin), **content)
         path = self.folder / f"{progress.epoch:05d}_{progress.step:08d}.npz"
         files.write_bytes(path, archive.getbuffer())
         for old in self.paths()[KEPT:]:
@@ -106,6 +124,7 @@ class Checkpoints:
             if damaged := archive.zip.testzip():
                 raise ValueError(f"{damaged} is damaged")
             content = {name: archive[name] for name in archive.files}
+        origin = str(content.pop("origin"))
         epoch, step, entries = (int(value) for value in content.pop("done"))
         if len(content) != entries:
             raise ValueError(f"{len(content)} of {entries} entries are left")
@@ -116,6 +135,13 @@ class Checkpoints:
         for variable, value in zip(self.variables, state, strict=True):
             if value.shape != tuple(variable.shape):
                 raise ValueError(f"{variable.path} is {value.shape} there")
+            if value.dtype.kind not in "fiu":
+                raise ValueError(f"{variable.path} holds no numbers there")
+        if origin != self.origin:
+            raise InputError(
+                f"{path} was written with other training images; give the run its own again, or "
+                "choose another --workdir"
+            )
         for variable, value in zip(self.variables, state, strict=True):
             variable.assign(value)
         return Progress(epoch, step, sums)

@@ -13,11 +13,13 @@ import hashlib
 import json
 import os
 import pathlib
+import signal
+from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from instanas_tf.errors import InputError, ModelError
+from instanas_tf.errors import InputError, InstanasError, ModelError
 
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
 _EXAMPLE = (
@@ -73,31 +75,40 @@ class Cluster:
         return self.worker * share, (self.worker + 1) * share
 
     def everybodys(self, value: int) -> list[int]:
-        """The same number of each process, in their order; waits for all of them."""
+        """The same number of each process, in their order; waits for all of them.
+
+        Raises:
+            ModelError: one of them is gone.
+        """
         if self.workers == 1:
             return [value]
         import tensorflow as tf
 
-        found = self.strategy.experimental_local_results(
-            self.gather(tf.constant([value], tf.int64))
-        )
+        try:
+            gathered = self.gather(tf.constant([value], tf.int64))
+        except tf.errors.OpError as error:
+            raise ModelError(
+                f"worker {self.worker} lost another worker, which says why; start all of them "
+                "again with the same command"
+            ) from error
+        found = self.strategy.experimental_local_results(gathered)
         return found[0].numpy().tolist()[:: self.replicas // self.workers]
 
     def wait(self) -> None:
         """Waits until every process is here."""
         self.everybodys(0)
 
-    def agree(self, what: str, text: str) -> None:
+    def agree(self, what: str, text: str, kind: type[InstanasError] = InputError) -> None:
         """Refuses to go on unless all processes have the same text.
 
         Raises:
-            InputError: they differ, in every process.
+            InstanasError: of the given kind: they differ, in every process.
         """
         digest = int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big")
         found = self.everybodys(digest)
         if len(set(found)) > 1:
             other = next(i for i, value in enumerate(found) if value != found[0])
-            raise InputError(
+            raise kind(
                 f"{what} of worker {other} differs from the chief's; start every worker with "
                 "the same"
             )
@@ -136,7 +147,8 @@ def join(config: ConfigDict) -> Cluster:
         return ALONE
     index, workers = task
     try:
-        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+        with _signals_end_it():
+            strategy = tf.distribute.MultiWorkerMirroredStrategy()
     except (tf.errors.OpError, RuntimeError, ValueError) as error:
         raise ModelError(
             f"the cluster of TF_CONFIG cannot be joined ({str(error).splitlines()[0]}); see that "
@@ -147,6 +159,20 @@ def join(config: ConfigDict) -> Cluster:
     cluster.agree("the version of TensorFlow or Keras", f"{tf.__version__} {keras.__version__}")
     cluster.agree("the code of instanas_tf", _code())
     return cluster
+
+
+@contextlib.contextmanager
+def _signals_end_it() -> Iterator[None]:
+    """Lets SIGTERM and Ctrl-C end the process while TensorFlow waits outside of Python."""
+    kept = {}
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(ValueError):  # In a thread they are not ours to set.
+            kept[number] = signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in kept.items():
+            signal.signal(number, handler)
 
 
 def _tpu_strategy(config: ConfigDict) -> Any:
@@ -219,8 +245,8 @@ def read_tf_config(text: str) -> tuple[int, int] | None:
         problem = f"the task {sorted(unknown)[0]!r} is not supported, only chief and worker are"
     elif not all(isinstance(found, list) for found in lists) or len(chiefs) > 1:
         problem = "chief must be a list of one address, worker a list"
-    elif not all(isinstance(a, str) and a.rpartition(":")[2].isdigit() for a in addresses):
-        problem = "every address must be HOST:PORT"
+    elif not all(map(_is_address, addresses)):
+        problem = "every address must be HOST:PORT, the port from 1 to 65535"
     elif len(set(addresses)) != len(addresses):
         problem = "every address must be there once"
     elif type(index) is not int or not 0 <= index < len(mine):
@@ -230,6 +256,13 @@ def read_tf_config(text: str) -> tuple[int, int] | None:
     if len(addresses) < 2:
         return None
     return (index + len(chiefs) if kind == "worker" else 0), len(addresses)
+
+
+def _is_address(text: Any) -> bool:
+    if not isinstance(text, str):
+        return False
+    host, _, port = text.rpartition(":")
+    return bool(host) and port.isascii() and port.isdigit() and 0 < int(port) < 2**16
 
 
 def _code() -> str:

@@ -1,4 +1,4 @@
-"""How every stage is trained: Keras's `fit`, with checkpoints, logs and a seed an epoch."""
+"""How every stage is trained: the loop, with batches, checkpoints, logs and a seed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import keras
 import numpy as np
 from ml_collections import ConfigDict
 
+from instanas_tf import files
+from instanas_tf.errors import InputError
 from instanas_tf.models import compiled
 from instanas_tf.models.controller import Controller
 from instanas_tf.models.supernet import Supernet
@@ -71,6 +73,22 @@ def make_controller(config: ConfigDict, images: data.ImageData) -> Controller:
     )
 
 
+def check_batches(config: ConfigDict, images: data.ImageData, workdir: WorkDir) -> None:
+    """Refuses batches that do not fit the training split or the run's replicas.
+
+    Raises:
+        InputError: naming the setting.
+    """
+    for name in ("train", "search", "finetune"):
+        size = config[name].batch_size or config.train.batch_size
+        if size > images.train.count:
+            raise InputError(
+                f"config.{name}.batch_size must be at most {images.train.count}, the images of "
+                f"the training split. Received: {size}"
+            )
+        workdir.cluster.rows(size)
+
+
 def fit(
     model: TrainedModel,
     stage: str,
@@ -106,6 +124,7 @@ def fit(
     cluster = workdir.cluster
     rows = cluster.rows(batch_size)
     seed = zlib.crc32(f"{config.seed} {stage}".encode()) % 2**31
+    steps = data.steps_per_epoch(images.train, batch_size)
 
     def batches(epoch: int, first_step: int) -> loop.Batches:
         return data.train_batches(
@@ -132,7 +151,7 @@ def fit(
 
     course = loop.Course(
         epochs=epochs,
-        steps=data.steps_per_epoch(images.train, batch_size),
+        steps=steps,
         batches=batches,
         validation=lambda: data.eval_batches(images.validation, EVAL_BATCH),
         schedule=schedule,
@@ -143,7 +162,7 @@ def fit(
     loop.train(
         model,
         course,
-        checkpoints.Checkpoints(model.state, workdir.resume(stage)),
+        checkpoints.Checkpoints(model.state, workdir.resume(stage), _origin(images, steps)),
         callbacks_after,
         cluster=cluster,
         verbose=verbose if cluster.is_chief else 0,
@@ -154,6 +173,12 @@ def finish(stage: str, workdir: WorkDir) -> None:
     """Drops the checkpoints of a stage whose result is written."""
     if workdir.cluster.is_chief:
         shutil.rmtree(workdir.resume(stage), ignore_errors=True)
+
+
+def _origin(images: data.ImageData, steps: int) -> str:
+    """What a checkpoint belongs to beside the config: the training images."""
+    counts = [images.train.count, images.validation.count, images.num_classes, steps]
+    return files.digest([counts, images.mean, images.std])
 
 
 def leave_weights(model: keras.Model, stage: str, workdir: WorkDir) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from instanas_tf.errors import InputError
 from instanas_tf.models import compiled
 from instanas_tf.models.training import TrainedModel
 from instanas_tf.pipeline.checkpoints import Checkpoints, Progress
@@ -70,8 +71,16 @@ def train(
     cluster.wait()
     progress = checkpoints.restore()
     cluster.agree("the last checkpoint", f"{progress.epoch} {progress.step}")
-    if progress.epoch >= course.epochs:
+    if not (0 <= progress.epoch <= course.epochs and 0 <= progress.step < course.steps):
+        raise InputError(
+            f"the checkpoint in {checkpoints.folder} is {progress.epoch} epochs and "
+            f"{progress.step} steps into a training of {course.epochs} epochs of {course.steps} "
+            "steps; delete that folder to start the stage again"
+        )
+    if progress.epoch == course.epochs:
         return
+    if cluster.is_chief:
+        checkpoints.prepare()
     knobs = [variable for variable, _ in course.schedule]
     stepper = compiled.stepper(model, knobs, cluster.strategy)
     validate = compiled.function(model.validate, model.variables)

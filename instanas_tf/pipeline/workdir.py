@@ -146,6 +146,8 @@ def open_workdir(root: pathlib.Path, config: ConfigDict) -> WorkDir:
     workdir = WorkDir(pathlib.Path(root))
     if workdir.root.exists() and not workdir.root.is_dir():
         raise InputError(f"--workdir={root} is a file; choose a folder")
+    if (workdir.root / "tune.json").exists():
+        raise InputError(f"{root} holds a search of instanas_tf.tune; choose another --workdir")
     ours = json.loads(config.to_json())
     if workdir.config.exists():
         theirs = files.read_json(workdir.config, "choose another --workdir")
