@@ -105,6 +105,11 @@ class TrialTuner(kt.engine.base_tuner.BaseTuner):
         values = trial.hyperparameters.values
         known = {name for name in values if not name.startswith("tuner/")}
         if known != {knob.name for knob in self.plan.knobs}:
+            if not self.role.is_worker:
+                raise InputError(
+                    f"{self.folder.state} is damaged (trial {trial.trial_id} has other knobs); "
+                    "start the search anew in another --workdir"
+                )
             raise InputError(
                 f"the chief at {self.role.address} has another search ({', '.join(sorted(known))} "
                 "are its knobs); give all processes the same arguments"

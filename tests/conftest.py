@@ -3,7 +3,13 @@
 Imports stand inside the fixtures: the tests of android_bench must not wait for NumPy.
 """
 
+import os
+
 import pytest
+
+# Sums depend on the number of threads: this process and those that it starts have the same.
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
 
 
 @pytest.fixture(scope="session")

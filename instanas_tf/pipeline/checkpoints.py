@@ -25,7 +25,7 @@ from instanas_tf.errors import DiskError, InputError
 KEPT = 2
 _UNREADABLE = (
     *(OSError, EOFError, ValueError, KeyError, TypeError),
-    *(RuntimeError, zipfile.BadZipFile, zlib.error, struct.error),  # By `zipfile`.
+    *(MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error),  # By `zipfile`.
 )
 
 

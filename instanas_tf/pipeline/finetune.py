@@ -1,4 +1,4 @@
-"""Stage 3: turn each variant's policies into experts and train the weights for them.
+"""Stage 4: turn each variant's policies into experts and train the weights for them.
 
 Source: InstaNAS, arXiv 1811.10201, section 3.4 (controller frozen, no shuffling). Here the
 policies are first reduced to the K experts that will be shipped, so that the weights are
@@ -270,7 +270,7 @@ def freeze(
 
 
 def finetune(config: ConfigDict, images: data.ImageData, workdir: WorkDir) -> None:
-    """Runs stage 3 for every variant and leaves `experts.json`."""
+    """Runs stage 4 for every variant and leaves `experts.json`."""
     space = fitting.make_space(config, images.num_classes)
     table = LatencyTable.load(workdir.latency_table, space, config.controller.kind)
     picks = pick_variants(callbacks.read_metrics(workdir.metrics), config.variants.targets)

@@ -1,4 +1,4 @@
-"""Stage 2: drive the search, keep every epoch's controller, pick the variants."""
+"""Stage 3: drive the search, keep every epoch's controller, pick the variants."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def schedule(model: InstaNAS, config: ConfigDict, table: LatencyTable) -> list:
 
 
 def search(config: ConfigDict, images: data.ImageData, workdir: WorkDir) -> None:
-    """Runs stage 2 and leaves `checkpoints/search.weights.h5` and the controllers."""
+    """Runs stage 3 and leaves `checkpoints/search.weights.h5` and the controllers."""
     space = fitting.make_space(config, images.num_classes)
     table = LatencyTable.load(workdir.latency_table, space, config.controller.kind)
     with workdir.cluster.scope():

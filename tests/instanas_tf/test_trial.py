@@ -123,5 +123,5 @@ def test_a_table_is_measured_once_for_each_space(place, config, monkeypatch, tmp
 )
 def test_a_damaged_outcome(content, tmp_path):
     (tmp_path / trial.OUTCOME).write_text(content)
-    with pytest.raises(InputError, match="outcome.json is damaged .*; delete it to measure"):
+    with pytest.raises(InputError, match="outcome.json is damaged .*; start the search anew"):
         trial.read_outcome(tmp_path)
