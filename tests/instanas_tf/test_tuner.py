@@ -263,6 +263,9 @@ def test_a_chief_with_other_knobs(tmp_path, pretended):
     made = make(tmp_path / "a", make_plan())
     given = made.oracle.create_trial("tuner0")
     made.plan = dataclasses.replace(made.plan, knobs=knobs.select("width", "priced"))
+    with pytest.raises(InputError, match="keras_tuner is damaged .trial 0 has other knobs"):
+        made.run_trial(given)
+    made.role = Role("tuner0", "127.0.0.1:8000")
     with pytest.raises(InputError, match="has another search .finetune_learning_rate are its"):
         made.run_trial(given)
 
