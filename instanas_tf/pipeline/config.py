@@ -22,7 +22,7 @@ RECIPES = ("priced", "published")
 
 
 def default_config() -> ConfigDict:
-    """Settings that train the whole ring on scikit-learn's digits in about five minutes."""
+    """Settings that train the whole ring on scikit-learn's digits in three to four minutes."""
     config = ConfigDict({"seed": 0})
     config.data = _data()
     config.space = _space()
