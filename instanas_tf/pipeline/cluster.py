@@ -147,7 +147,7 @@ def join(config: ConfigDict) -> Cluster:
         return ALONE
     index, workers = task
     try:
-        with _signals_end_it():
+        with _interruptible():
             strategy = tf.distribute.MultiWorkerMirroredStrategy()
     except (tf.errors.OpError, RuntimeError, ValueError) as error:
         raise ModelError(
@@ -162,17 +162,19 @@ def join(config: ConfigDict) -> Cluster:
 
 
 @contextlib.contextmanager
-def _signals_end_it() -> Iterator[None]:
-    """Lets SIGTERM and Ctrl-C end the process while TensorFlow waits outside of Python."""
-    kept = {}
-    for number in (signal.SIGTERM, signal.SIGINT):
-        with contextlib.suppress(ValueError):  # In a thread they are not ours to set.
-            kept[number] = signal.signal(number, signal.SIG_DFL)
+def _interruptible() -> Iterator[None]:
+    """Lets Ctrl-C end the process while TensorFlow waits outside of Python.
+
+    SIGTERM does not: there TensorFlow puts a handler of its own in Python's place.
+    """
+    kept = None
+    with contextlib.suppress(ValueError):  # In a thread it is not ours to set.
+        kept = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield
     finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
+        if kept is not None:
+            signal.signal(signal.SIGINT, kept)
 
 
 def _tpu_strategy(config: ConfigDict) -> Any:
