@@ -14,8 +14,6 @@ import keras
 
 from instanas_tf.models.training import TrainedModel
 
-BACKENDS = ("tensorflow", "jax")
-
 
 def function(call: Callable, variables: Sequence[keras.Variable]) -> Callable:
     """Compiles a function that reads variables and changes none.

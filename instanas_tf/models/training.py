@@ -2,8 +2,8 @@
 
 `TrainedModel.step` is the step on every backend: TensorFlow, with any number of replicas,
 and JAX by Keras's stateless API. `models/compiled.py` compiles it, `pipeline/loop.py` runs
-it. Keras's own `fit` runs it too, on TensorFlow, for models whose objectives are all active
-all the time.
+it. Keras's own `fit` runs it too, on TensorFlow and without validation data, for models whose
+objectives are all active all the time.
 """
 
 from __future__ import annotations
