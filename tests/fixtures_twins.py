@@ -14,7 +14,7 @@ import numpy as np
 
 IMAGES = 8  # In a batch.
 DRAWS = 4096
-STAGES = ("pretrain", "search_priced", "search_published", "finetune", "alone")
+STAGES = ("pretrain", "search_priced", "search_published", "sandwich", "assigned", "alone")
 
 
 def batch(step):
@@ -35,7 +35,7 @@ def make_model(stage, routed, merge):
     from instanas_tf.models.expert import static_network
     from instanas_tf.models.supernet import Supernet
     from instanas_tf.models.training import sgd
-    from instanas_tf.pipeline.finetune import FineTune
+    from instanas_tf.pipeline.finetune import Assigned, Sandwich
     from instanas_tf.pipeline.pretrain import Alone, PathDropout
     from instanas_tf.search.instance_aware import InstaNAS, SearchSettings
 
@@ -47,13 +47,16 @@ def make_model(stage, routed, merge):
     supernet = Supernet(space, *colours, routed=routed)
     weights = sgd(0.05, 1e-4, supernet.trainable_variables)
     if stage == "pretrain":
-        model = PathDropout(supernet, weights, (0.2, 0.9), 0.1, 1.0, 0)
+        model = PathDropout(supernet, weights, np.eye(3)[None], (0.2, 0.9), 0.1, 1.0, 0)
         model.random_keep.assign(1.0)
         return model
+    experts = np.stack([np.eye(3), *map(space.single_op_policy, space.op_names)])
+    if stage == "sandwich":
+        weights = sgd(0.02, 1e-4, supernet.variables_of(experts[:3]))  # Of three losses.
+        return Sandwich(supernet, experts[:3], weights, 0.1, 1.0, distillation=0.5)
     controller = Controller(space, "small", *colours, logit_stddev=0.5)
-    if stage == "finetune":
-        experts = np.stack([np.eye(3), 1 - np.eye(3), np.ones((3, 3))])
-        return FineTune(supernet, controller, experts, weights, 0.1, 1.0)
+    if stage == "assigned":
+        return Assigned(supernet, [controller], experts, weights, 0.1, 1.0)
     table = LatencyTable(
         space, ((1.0, 2.0, 4.0), (8.0, 16.0, 32.0), (3.0, 5.0, 7.0)), 0.5, 0.25, 3.0, "small"
     )
@@ -131,7 +134,7 @@ def run(stage, routed, merge="sum", steps=3, replicas=1, alike=False, saved=None
     stepper = compiled.stepper(model, (), strategy)
     logs = {}
     for step in range(steps):
-        for name, value in stepper(*batch(step), model.active(step)).items():
+        for name, value in stepper(*batch(step), model.active(step, 0)).items():
             logs.setdefault(name, []).append(float(value))
     stepper.write()
     found = {name: np.array(values) for name, values in logs.items()}
@@ -141,10 +144,13 @@ def run(stage, routed, merge="sum", steps=3, replicas=1, alike=False, saved=None
 
 
 def difference(ours, theirs):
-    """The largest difference of two arrays, as a share of the largest value."""
+    """The largest difference of two arrays, as a share of the largest value.
+
+    Or of 0.01, as means that should be 0 are off by the rounding of what they are means of.
+    """
     assert ours.shape == theirs.shape
     ours, theirs = ours.astype(np.float64), theirs.astype(np.float64)
-    return float(np.max(np.abs(ours - theirs), initial=0) / max(1e-3, np.max(np.abs(ours))))
+    return float(np.max(np.abs(ours - theirs), initial=0) / max(1e-2, np.max(np.abs(ours))))
 
 
 def read(result):

@@ -5,53 +5,8 @@ from __future__ import annotations
 import keras
 from keras import ops
 
-from instanas_tf.models.blocks import ConvNorm, image_normalization
-from instanas_tf.spaces import controllers
+from instanas_tf.models.trunk import Trunk
 from instanas_tf.spaces.space import SearchSpace
-
-
-class _ResidualBlock(keras.layers.Layer):
-    """Two 3x3 convolutions and a shortcut that is projected, or pooled and padded."""
-
-    def __init__(self, width, stride, projection, bn_momentum, **kwargs):
-        super().__init__(**kwargs)
-        self.width, self.stride, self.projection = width, stride, projection
-        self.bn_momentum = bn_momentum
-        self.first = ConvNorm(width, 3, stride, "relu", bn_momentum, name="first")
-        self.second = ConvNorm(width, 3, 1, None, bn_momentum, name="second")
-        self.pool = keras.layers.AveragePooling2D(stride, padding="same", name="pool")
-        self.project = None
-        if projection:
-            self.project = ConvNorm(width, 1, stride, None, bn_momentum, name="project")
-
-    def build(self, input_shape):
-        self.first.build(input_shape)
-        self.second.build(self.first.compute_output_shape(input_shape))
-        if self.stride == 1 and input_shape[-1] == self.width:
-            self.project = None
-        if self.project is not None:
-            self.project.build(input_shape)
-        self.built = True
-
-    def call(self, inputs, training=None):
-        outputs = self.second(self.first(inputs, training=training), training=training)
-        if self.project is not None:
-            shortcut = self.project(inputs, training=training)
-        else:
-            shortcut = self.pool(inputs) if self.stride > 1 else inputs
-            missing = self.width - shortcut.shape[-1]
-            if missing:
-                shortcut = ops.pad(shortcut, [(0, 0), (0, 0), (0, 0), (0, missing)])
-        return ops.relu(outputs + shortcut)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "width": self.width,
-            "stride": self.stride,
-            "projection": self.projection,
-            "bn_momentum": self.bn_momentum,
-        }
 
 
 @keras.saving.register_keras_serializable(package="instanas_tf")
@@ -62,7 +17,7 @@ class Controller(keras.Model):
 
     Args:
         space: the search space, or its JSON form.
-        kind: `small` or `published`; see `spaces/controllers.py`.
+        kind: one of `spaces/controllers.py`.
         mean: mean of each colour channel of the training images, 0 to 255.
         std: standard deviation of each colour channel.
         logit_stddev: standard deviation of the last layer's initial weights, which sets
@@ -90,19 +45,8 @@ class Controller(keras.Model):
         self.mean, self.std = tuple(mean), tuple(std)
         self.logit_stddev = logit_stddev
         self.bn_momentum = bn_momentum
-        spec = controllers.get(kind, self.space.image_size)
-        self.front = [image_normalization(mean, [s * s for s in std])]
-        if spec.input_pool > 1:
-            self.front.append(keras.layers.AveragePooling2D(spec.input_pool, padding="same"))
-        self.stem = ConvNorm(
-            spec.widths[0], spec.stem_kernel, spec.stem_stride, "relu", bn_momentum, name="stem"
-        )
-        self.stem_pool = keras.layers.MaxPooling2D(3, 2, padding="same") if spec.stem_pool else None
-        self.blocks = [
-            _ResidualBlock(width, stride, spec.projection, bn_momentum, name=f"stage_{i}")
-            for i, (width, stride) in enumerate(zip(spec.widths, spec.strides, strict=True))
-        ]
-        self.pool = keras.layers.GlobalAveragePooling2D(name="pool")
+        size = self.space.image_size
+        self.trunk = Trunk(kind, size, mean, std, bn_momentum, name="trunk")
         initializer = (
             keras.initializers.RandomNormal(stddev=logit_stddev)
             if logit_stddev > 0
@@ -118,29 +62,13 @@ class Controller(keras.Model):
     def build(self, input_shape=None):
         """Makes all weights; the space knows the shapes."""
         size = self.space.image_size
-        shape = (None, size, size, 3)
-        chain = [*self.front, self.stem]
-        chain += [self.stem_pool] if self.stem_pool is not None else []
-        for layer in [*chain, *self.blocks]:
-            layer.build(shape)
-            if isinstance(layer, _ResidualBlock):
-                shape = layer.first.compute_output_shape(shape)
-            else:
-                shape = layer.compute_output_shape(shape)
-        self.linear.build((None, shape[-1]))
+        self.trunk.build((None, size, size, 3))
+        self.linear.build(self.trunk.compute_output_shape((None, size, size, 3)))
         self.built = True
 
     def logits(self, images, training=None):
         """Log-odds of each op, [B, L, K]."""
-        features = images
-        for layer in self.front:
-            features = layer(features)
-        features = self.stem(features, training=training)
-        if self.stem_pool is not None:
-            features = self.stem_pool(features)
-        for block in self.blocks:
-            features = block(features, training=training)
-        outputs = self.linear(self.pool(features))
+        outputs = self.linear(self.trunk(images, training=training))
         return ops.reshape(outputs, (-1, self.space.num_cells, self.space.num_ops))
 
     def call(self, images, training=None):

@@ -1,4 +1,8 @@
-"""Experts: one policy made into a plain static network."""
+"""Experts: one policy made into a plain static network, whole or in two parts.
+
+A part of a network has the layers of the whole one, by the same names: `copy_layers` takes
+the weights across.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,12 @@ import keras
 import numpy as np
 
 from instanas_tf.models.blocks import ConvNorm, image_normalization, make_op
-from instanas_tf.models.supernet import Supernet, has_own_shortcut
+from instanas_tf.models.supernet import (
+    Supernet,
+    effective_policies,
+    has_own_shortcut,
+    merge_terms,
+)
 from instanas_tf.spaces.space import CellSpec, SearchSpace
 
 
@@ -30,24 +39,122 @@ def static_network(
     Raises:
         ValueError: the policy has another shape or values other than 0 and 1.
     """
+    running = _running(space, policy)
+    images = _images(space)
+    features = _stem(space, images, mean, std, bn_momentum)
+    features = _cells(space, running, features, range(space.num_cells), bn_momentum)
+    return keras.Model(images, _head(space, features, bn_momentum), name="expert")
+
+
+def front_network(
+    space: SearchSpace, policy: np.ndarray, mean, std, cells: int, bn_momentum: float = 0.9
+) -> keras.Model:
+    """The first part of a `static_network`: normalisation, stem and the first cells.
+
+    Args:
+        space: the search space.
+        policy: 0/1 [L, K].
+        mean: mean of each colour channel, 0 to 255.
+        std: standard deviation of each colour channel.
+        cells: how many cells, 0 to L.
+        bn_momentum: momentum of the moving statistics.
+
+    Returns:
+        images [B, H, W, 3] of raw pixels -> features [B, h, w, c], the inputs of the
+        `rest_network` of the same policy and the same number of cells.
+
+    Raises:
+        ValueError: the policy or the number of cells does not fit the space.
+    """
+    running = _running(space, policy)
+    _check_cells(space, cells)
+    images = _images(space)
+    features = _stem(space, images, mean, std, bn_momentum)
+    features = _cells(space, running, features, range(cells), bn_momentum)
+    return keras.Model(images, features, name="front")
+
+
+def rest_network(
+    space: SearchSpace, policy: np.ndarray, cells: int, bn_momentum: float = 0.9
+) -> keras.Model:
+    """The second part of a `static_network`: the other cells, head and classifier.
+
+    Args:
+        space: the search space.
+        policy: 0/1 [L, K].
+        cells: how many cells are left out in front, 0 to L.
+        bn_momentum: momentum of the moving statistics.
+
+    Returns:
+        features [B, h, w, c] of a `front_network` -> logits [B, N].
+
+    Raises:
+        ValueError: the policy or the number of cells does not fit the space.
+    """
+    running = _running(space, policy)
+    _check_cells(space, cells)
+    if cells < space.num_cells:
+        size, channels = space.cells[cells].size, space.cells[cells].in_channels
+    else:
+        size, channels = space.cells[-1].out_size, space.cells[-1].out_channels
+    inputs = keras.Input((size, size, channels), name="features")
+    features = _cells(space, running, inputs, range(cells, space.num_cells), bn_momentum)
+    return keras.Model(inputs, _head(space, features, bn_momentum), name="rest")
+
+
+def shared_cells(policies: np.ndarray, space: SearchSpace) -> int:
+    """How many cells, from the first on, run the same ops under all policies.
+
+    Args:
+        policies: 0/1 [E, L, K].
+        space: the search space; its rule for the empty cell counts.
+
+    Returns:
+        0 to L.
+
+    Raises:
+        ValueError: the policies have another shape or values other than 0 and 1.
+    """
+    running = effective_policies(space, policies)
+    agree = (running == running[:1]).all(axis=(0, 2))
+    return int(np.cumprod(agree).sum())
+
+
+def _running(space: SearchSpace, policy) -> np.ndarray:
+    """The ops [L, K] that run under one policy [L, K], which is checked."""
     policy = np.asarray(policy, np.float32)
     if policy.shape != (space.num_cells, space.num_ops) or not np.isin(policy, (0, 1)).all():
         raise ValueError(
             f"`policy` must be 0/1 of shape ({space.num_cells}, {space.num_ops}). "
             f"Received: shape {policy.shape}, values {np.unique(policy)[:5]}"
         )
-    size = space.image_size
-    images = keras.Input((size, size, 3), name="images")
+    return space.effective(policy)
+
+
+def _check_cells(space: SearchSpace, cells: int) -> None:
+    if not 0 <= cells <= space.num_cells:
+        raise ValueError(f"`cells` must be from 0 to {space.num_cells}. Received: cells={cells}")
+
+
+def _images(space: SearchSpace):
+    """The input of a functional model of images."""
+    return keras.Input((space.image_size, space.image_size, 3), name="images")
+
+
+def _stem(space: SearchSpace, images, mean, std, bn_momentum: float):
+    """Adds what stands before the cells to a functional model."""
     features = image_normalization(mean, [s * s for s in std])(images)
-    features = ConvNorm(
-        space.stem_channels, 3, space.stem_stride, "relu", bn_momentum, name="stem"
-    )(features)
-    for position, (cell, bits) in enumerate(zip(space.cells, space.effective(policy), strict=True)):
+    return ConvNorm(space.stem_channels, 3, space.stem_stride, "relu", bn_momentum, name="stem")(
+        features
+    )
+
+
+def _cells(space: SearchSpace, running, features, positions: Iterable[int], bn_momentum: float):
+    """Adds the cells at some positions to a functional model."""
+    for position in positions:
+        cell, bits = space.cells[position], running[position]
         features = _static_cell(space, cell, bits, features, position, bn_momentum)
-    features = ConvNorm(space.head_channels, 1, 1, "relu", bn_momentum, name="head")(features)
-    features = keras.layers.GlobalAveragePooling2D(name="pool")(features)
-    logits = keras.layers.Dense(space.num_classes, name="classifier")(features)
-    return keras.Model(images, logits, name="expert")
+    return features
 
 
 def _static_cell(
@@ -66,13 +173,18 @@ def _static_cell(
         for spec, bit in zip(space.ops, bits, strict=True)
         if bit > 0.5
     ]
-    if cell.keeps_shape and (space.merge == "shortcut" or not outputs):
-        outputs = [features, *outputs]
-    if len(outputs) == 1:
-        return outputs[0]
-    averaged = space.merge == "shortcut" and not cell.keeps_shape
+    terms, averaged = merge_terms(cell, space.merge, features, outputs)
+    if len(terms) == 1:
+        return terms[0]
     merge = keras.layers.Average if averaged else keras.layers.Add
-    return merge(name=f"cell_{position:02d}_merge")(outputs)
+    return merge(name=f"cell_{position:02d}_merge")(terms)
+
+
+def _head(space: SearchSpace, features, bn_momentum: float):
+    """Adds what stands behind the cells to a functional model."""
+    features = ConvNorm(space.head_channels, 1, 1, "relu", bn_momentum, name="head")(features)
+    features = keras.layers.GlobalAveragePooling2D(name="pool")(features)
+    return keras.layers.Dense(space.num_classes, name="classifier")(features)
 
 
 def _layer_name(position: int, op_name: str) -> str:
@@ -96,14 +208,39 @@ def build_expert(supernet: Supernet, policy: np.ndarray) -> keras.Model:
     expert = static_network(
         supernet.space, policy, supernet.mean, supernet.std, supernet.bn_momentum
     )
-    sources = {layer.name: layer for layer in (supernet.stem, supernet.head, supernet.classifier)}
-    for position, cell in enumerate(supernet.cells):
-        for op in cell.candidates:
-            sources[_layer_name(position, op.name)] = op
-    for layer in expert.layers:
-        if layer.name in sources:
-            layer.set_weights(sources[layer.name].get_weights())
+    copy_layers(supernet, expert)
     return expert
+
+
+def copy_layers(source: keras.Model, target: keras.Model) -> None:
+    """Copies the weights of all layers that two networks have by the same name.
+
+    Args:
+        source: a supernet, or a network of this module, whole or a part.
+        target: a network of this module, whole or a part; other layers of it stay as they
+            are.
+
+    Raises:
+        ValueError: they share no layer with weights, or a shared one has other shapes.
+    """
+    found = _named_layers(source)
+    shared = [layer for layer in target.layers if layer.weights and layer.name in found]
+    if not shared:
+        raise ValueError(
+            "`source` and `target` must share the name of a layer with weights. Received: "
+            f"{sorted(found)} and {[layer.name for layer in target.layers]}"
+        )
+    for layer in shared:
+        layer.set_weights(found[layer.name].get_weights())
+
+
+def _named_layers(source: keras.Model) -> dict[str, keras.layers.Layer]:
+    """The layers of a network by the names that they have in a static one."""
+    found = {layer.name: layer for layer in source.layers}
+    if isinstance(source, Supernet):
+        for position, cell in enumerate(source.cells):
+            found |= {_layer_name(position, op.name): op for op in cell.candidates}
+    return found
 
 
 def recalibrate(expert: keras.Model, batches: Iterable[np.ndarray]) -> None:

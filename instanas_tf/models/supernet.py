@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from instanas_tf.models import routing
@@ -80,6 +82,28 @@ class Cell(keras.layers.Layer):
         empty = 1.0 - ops.max(bits, axis=-1)
         return total + inputs * ops.reshape(empty, (-1, 1, 1, 1))
 
+    def run_static(self, inputs, bits: np.ndarray, training=None):
+        """Runs the same ops on all images, and no others: no gather and no mask.
+
+        Args:
+            inputs: [B, H, W, C].
+            bits: 0/1 [K], after the rule for the empty cell.
+            training: whether normalisation uses and updates batch statistics.
+
+        Returns:
+            [B, H', W', C'].
+        """
+        outputs = [
+            op(inputs, training=training)
+            for op, bit in zip(self.candidates, bits, strict=True)
+            if bit > 0.5
+        ]
+        terms, averaged = merge_terms(self.cell, self.merge, inputs, outputs)
+        total = terms[0]
+        for term in terms[1:]:
+            total = total + term
+        return total / len(terms) if averaged else total
+
     def get_config(self):
         """The constructor's arguments."""
         return {
@@ -102,6 +126,23 @@ class Cell(keras.layers.Layer):
 def has_own_shortcut(cell: CellSpec, spec: OpSpec, merge: str) -> bool:
     """Whether an op adds its input to its output by itself."""
     return merge == "sum" and cell.keeps_shape and spec.kind == "inverted_residual"
+
+
+def merge_terms(cell: CellSpec, merge: str, inputs: Any, outputs: list) -> tuple[list, bool]:
+    """How a cell whose ops are known beforehand merges them.
+
+    Args:
+        cell: the cell.
+        merge: `sum` or `shortcut`; see `SearchSpace`.
+        inputs: what enters the cell, [B, H, W, C].
+        outputs: [B, H', W', C'] of each op that is on, after the rule for the empty cell.
+
+    Returns:
+        The tensors to add up, and whether their mean is taken instead of their sum.
+    """
+    if cell.keeps_shape and (merge == "shortcut" or not outputs):
+        outputs = [inputs, *outputs]
+    return outputs, merge == "shortcut" and not cell.keeps_shape
 
 
 @keras.saving.register_keras_serializable(package="instanas_tf")
@@ -203,6 +244,52 @@ class Supernet(keras.Model):
         logits = self._classify(features, training=False)
         return logits[:half], logits[half:]
 
+    def together(self, images, policies: np.ndarray, training=None) -> list:
+        """Logits of several policies, each for all images.
+
+        In inference mode they equal what `call` gives. An op that is on sees the whole batch;
+        cells that several policies share from the front on are computed once, and in training
+        mode move their statistics once.
+
+        Args:
+            images: [B, H, W, 3] of raw pixels 0 to 255.
+            policies: 0/1 [E, L, K], known beforehand: plain numbers, no tensor.
+            training: whether normalisation uses and updates batch statistics.
+
+        Returns:
+            Logits [B, N] for each of the E policies.
+
+        Raises:
+            ValueError: the policies have another shape or values other than 0 and 1.
+        """
+        running = effective_policies(self.space, policies)
+        features = self.stem(self.normalization(images), training=training)
+        return self._branch(features, running, 0, training)
+
+    def variables_of(self, policies: np.ndarray) -> list:
+        """Trainable variables that `together` uses for some policies [E, L, K]."""
+        on = effective_policies(self.space, policies).max(axis=0)
+        layers = [self.stem]
+        for cell, bits in zip(self.cells, on, strict=True):
+            layers += [op for op, bit in zip(cell.candidates, bits, strict=True) if bit > 0.5]
+        layers += [self.head, self.classifier]
+        return [variable for layer in layers for variable in layer.trainable_variables]
+
+    def _branch(self, features, running: np.ndarray, position: int, training) -> list:
+        """Logits for each of `running` [E, L, K], which agree in the cells before `position`."""
+        if position == self.space.num_cells:
+            return [self._classify(features, training)] * len(running)
+        groups: dict[tuple, list[int]] = {}
+        for index, bits in enumerate(running[:, position]):
+            groups.setdefault(tuple(bits), []).append(index)
+        found: list = [None] * len(running)
+        for bits, members in groups.items():
+            outputs = self.cells[position].run_static(features, np.array(bits), training)
+            logits = self._branch(outputs, running[members], position + 1, training)
+            for index, value in zip(members, logits, strict=True):
+                found[index] = value
+        return found
+
     def _classify(self, features, training):
         """Logits [B, N] of the last cell's features, in float32 in any precision."""
         logits = self.classifier(self.pool(self.head(features, training=training)))
@@ -218,3 +305,27 @@ class Supernet(keras.Model):
             "routed": self.routed,
             "bn_momentum": self.bn_momentum,
         }
+
+
+def effective_policies(space: SearchSpace, policies: np.ndarray) -> np.ndarray:
+    """The ops that really run under policies that are known beforehand.
+
+    Args:
+        space: the search space.
+        policies: 0/1 [E, L, K].
+
+    Returns:
+        Float32 0/1 [E, L, K].
+
+    Raises:
+        ValueError: the policies have another shape or values other than 0 and 1.
+    """
+    policies = np.asarray(policies, np.float32)
+    cells, candidates = space.num_cells, space.num_ops
+    fits = policies.ndim == 3 and policies.shape[1:] == (cells, candidates) and len(policies) > 0
+    if not fits or not np.isin(policies, (0, 1)).all():
+        raise ValueError(
+            f"`policies` must be 0/1 of shape (E, {cells}, {candidates}), E at least 1. "
+            f"Received: shape {policies.shape}, values {np.unique(policies)[:5]}"
+        )
+    return space.effective(policies)

@@ -56,17 +56,18 @@ class TrainedModel(keras.Model):
         """Every variable that a resumed training needs, those of the optimizers included."""
         averages = {id(v) for tracker in self.metrics for v in tracker.variables}
         found = [variable for variable in self.variables if id(variable) not in averages]
-        for objective in self.objectives():
-            found += objective.optimizer.variables
+        optimizers = {id(each.optimizer): each.optimizer for each in self.objectives()}
+        for optimizer in optimizers.values():
+            found += optimizer.variables
         return found
 
     def objectives(self) -> Sequence[Objective]:
         """The objectives of one step, in order."""
         raise NotImplementedError
 
-    def active(self, epoch: int) -> tuple[int, ...]:
-        """Which of the objectives take part in an epoch (from 0); all of them."""
-        del epoch
+    def active(self, epoch: int, step: int) -> tuple[int, ...]:
+        """Which objectives take part in a step of an epoch (both from 0); all of them."""
+        del epoch, step
         return tuple(range(len(self.objectives())))
 
     def predict_logits(self, images):
@@ -130,7 +131,12 @@ def _gradients_on_tensorflow(objective: Objective, state, images, labels):
     del state
     with tf.GradientTape() as tape:
         loss, values = objective.loss(images, labels)
-    return values, tape.gradient(loss, objective.variables)
+    gradients = tape.gradient(loss, objective.variables)
+    # As on JAX, 0 for what a step does not use; TensorFlow's own zeros need its own variables.
+    return values, [
+        ops.zeros_like(variable) if gradient is None else gradient
+        for variable, gradient in zip(objective.variables, gradients, strict=True)
+    ]
 
 
 def _gradients_on_jax(objective: Objective, state, images, labels):

@@ -80,7 +80,7 @@ def test_a_stepper():
 
 JOBS = [
     {"stage": stage, "routed": True, "steps": 10, "alike": True}
-    for stage in ("pretrain", "search_priced", "finetune", "alone")
+    for stage in ("pretrain", "search_priced", "sandwich", "assigned", "alone")
 ]
 
 

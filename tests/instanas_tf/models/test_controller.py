@@ -41,12 +41,12 @@ def test_published_controllers_give_a_probability_for_each_op(published, size):
 
 
 def test_maps_of_the_published_controller_for_224_px(published):
-    controller, shape = published[224], (None, 224, 224, 3)
+    trunk, shape = published[224].trunk, (None, 224, 224, 3)
     found = []
-    for layer in [*controller.front, controller.stem, controller.stem_pool]:
+    for layer in [*trunk.front, trunk.stem, trunk.stem_pool]:
         shape = layer.compute_output_shape(shape)
         found.append(shape[1:])
-    for block in controller.blocks:
+    for block in trunk.blocks:
         shape = block.first.compute_output_shape(shape)
         found.append(shape[1:])
     assert found == [
@@ -54,7 +54,7 @@ def test_maps_of_the_published_controller_for_224_px(published):
         (28, 28, 16), (14, 14, 32), (7, 7, 64), (4, 4, 128),
     ]  # fmt: skip
     # Only where the shape changes is there a projection.
-    assert [block.project is not None for block in controller.blocks] == [False, True, True, True]
+    assert [block.project is not None for block in trunk.blocks] == [False, True, True, True]
 
 
 def test_probabilities_are_the_sigmoid_of_the_logits(tiny, images, scramble):

@@ -6,7 +6,15 @@ import pytest
 
 from instanas_tf import spaces
 from instanas_tf.models.blocks import ConvNorm
-from instanas_tf.models.expert import build_expert, recalibrate, static_network
+from instanas_tf.models.expert import (
+    build_expert,
+    copy_layers,
+    front_network,
+    recalibrate,
+    rest_network,
+    shared_cells,
+    static_network,
+)
 from instanas_tf.spaces.size import head_size, op_size, stem_size
 
 MEAN, STD = (120.0, 130.0, 140.0), (60.0, 70.0, 80.0)
@@ -74,6 +82,102 @@ def test_a_policy_that_does_not_fit_is_refused(tiny, supernet, policy):
         build_expert(supernet, policy)
     with pytest.raises(ValueError, match=r"`policy` must be 0/1 of shape \(3, 3\). Received: "):
         static_network(tiny, policy, MEAN, STD)
+    with pytest.raises(ValueError, match=r"`policy` must be 0/1 of shape \(3, 3\). Received: "):
+        front_network(tiny, policy, MEAN, STD, 1)
+    with pytest.raises(ValueError, match=r"`policy` must be 0/1 of shape \(3, 3\). Received: "):
+        rest_network(tiny, policy, 1)
+
+
+@pytest.mark.parametrize("cells", [0, 1, 2, 3])
+def test_the_two_parts_of_an_expert_are_the_whole(supernet, images, policy, cells):
+    space, colours = supernet.space, (supernet.mean, supernet.std)
+    expert = build_expert(supernet, policy)
+    front = front_network(space, policy, *colours, cells=cells)
+    rest = rest_network(space, policy, cells=cells)
+    copy_layers(expert, front)
+    copy_layers(expert, rest)
+    features = front(images)
+    assert features.shape == [(6, 8, 8, 8), (6, 8, 8, 8), (6, 4, 4, 16), (6, 4, 4, 16)][cells]
+    np.testing.assert_array_equal(rest(features), expert(images))
+    assert len(front.weights) + len(rest.weights) == len(expert.weights)
+    # Back into a whole one, and straight out of the supernet.
+    whole = static_network(space, policy, *colours)
+    copy_layers(front, whole)
+    copy_layers(rest, whole)
+    np.testing.assert_array_equal(whole(images), expert(images))
+    direct = rest_network(space, policy, cells=cells)
+    copy_layers(supernet, direct)
+    np.testing.assert_array_equal(direct(features), expert(images))
+
+
+def test_parts_keep_the_momentum(tiny):
+    front = front_network(tiny, POLICIES["all"], MEAN, STD, 1, bn_momentum=0.5)
+    rest = rest_network(tiny, POLICIES["all"], 1, bn_momentum=0.25)
+    assert front.get_layer("stem").bn_momentum == 0.5
+    assert front.get_layer("cell_00_basic").bn_momentum == 0.5
+    assert rest.get_layer("cell_01_basic").bn_momentum == 0.25
+    assert rest.get_layer("head").bn_momentum == 0.25
+
+
+def test_layers_of_other_names_stay(tiny, images, scramble):
+    source = scramble(static_network(tiny, POLICIES["one_each"], MEAN, STD), seed=3)
+    target = scramble(static_network(tiny, POLICIES["all"], MEAN, STD), seed=4)
+    kept = target.get_layer("cell_00_ir3_e6").get_weights()
+    copy_layers(source, target)
+    for name in ("stem", "cell_00_basic", "cell_01_ir3_e6", "cell_02_ir3_e3", "classifier"):
+        pairs = zip(
+            target.get_layer(name).weights, source.get_layer(name).get_weights(), strict=True
+        )
+        for found, expected in pairs:
+            np.testing.assert_array_equal(found, expected)
+    for found, expected in zip(target.get_layer("cell_00_ir3_e6").weights, kept, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_copying_between_strangers_is_refused(tiny, identities):
+    with pytest.raises(ValueError, match="must share the name of a layer with weights. Received"):
+        copy_layers(identities, static_network(tiny, POLICIES["all"], MEAN, STD))
+    with pytest.raises(ValueError, match="weight"):  # Keras's own, of shapes.
+        copy_layers(
+            static_network(spaces.get("tiny", num_classes=5), POLICIES["all"], MEAN, STD),
+            static_network(tiny, POLICIES["all"], MEAN, STD),
+        )
+
+
+@pytest.mark.parametrize("cells", [-1, 4])
+def test_a_number_of_cells_that_does_not_fit_is_refused(tiny, cells):
+    message = f"`cells` must be from 0 to 3. Received: cells={cells}"
+    with pytest.raises(ValueError, match=message):
+        front_network(tiny, POLICIES["all"], MEAN, STD, cells)
+    with pytest.raises(ValueError, match=message):
+        rest_network(tiny, POLICIES["all"], cells)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("all",), 3),
+        (("mixed", "mixed"), 3),
+        (("all", "empty"), 0),
+        (("mixed", "all"), 0),
+        # An empty cell that changes the shape runs `ir3_e3`, so it agrees with that op alone.
+        (([[1, 1, 0], [0, 0, 0], [1, 0, 0]], [[1, 1, 0], [0, 1, 0], [0, 1, 0]]), 2),
+        # The first cell keeps the shape: empty, it is the identity.
+        (([[0, 0, 0], [0, 0, 0], [0, 0, 0]], [[0, 1, 0], [0, 0, 0], [0, 0, 0]]), 0),
+        # Alike again behind a cell in which they differ: only the front counts.
+        (([[1, 0, 0], [1, 0, 0], [1, 0, 0]], [[1, 0, 0], [0, 1, 0], [1, 0, 0]]), 1),
+        (([[1, 0, 0]] * 3, [[1, 0, 0]] * 3, [[1, 0, 0], [1, 0, 0], [1, 1, 0]]), 2),
+    ],
+)
+def test_shared_cells(tiny, names, expected):
+    policies = np.array([POLICIES[name] if isinstance(name, str) else name for name in names])
+    assert shared_cells(policies, tiny) == expected
+
+
+@pytest.mark.parametrize("policies", [np.ones((3, 3)), np.ones((0, 3, 3)), np.full((1, 3, 3), 2)])
+def test_policies_that_do_not_fit_are_refused(tiny, policies):
+    with pytest.raises(ValueError, match=r"`policies` must be 0/1 of shape \(E, 3, 3\)"):
+        shared_cells(policies, tiny)
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ JOBS = [
     {"stage": "pretrain", "routed": True, "merge": "shortcut"},
     {"stage": "search_priced", "routed": True, "merge": "sum"},
     {"stage": "search_published", "routed": False, "merge": "shortcut"},
-    {"stage": "finetune", "routed": False, "merge": "sum"},
+    {"stage": "sandwich", "routed": True, "merge": "shortcut"},
+    {"stage": "assigned", "routed": False, "merge": "sum"},
 ]
 
 

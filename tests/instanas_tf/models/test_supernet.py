@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 from instanas_tf import spaces
+from instanas_tf.models.expert import build_expert
 from instanas_tf.models.routing import run_routed
 from instanas_tf.models.supernet import Supernet
 from instanas_tf.models.training import cross_entropy
@@ -217,6 +218,117 @@ def test_merging_averages_or_sums():
             outputs = cell(inputs[: len(wanted)], bits[: len(wanted)])
             assert outputs.shape[1:] == ((2, 2, 8) if position == 0 else (1, 1, 16))
             np.testing.assert_allclose(outputs[:, 0, 0, 0], wanted, rtol=1e-5)
+            for row, value in zip(bits, wanted, strict=False):
+                static = cell.run_static(inputs, row)
+                np.testing.assert_allclose(static[0, 0, 0, 0], value, rtol=1e-5)
+
+
+# The first two share two cells, as an empty cell 1 runs op 1; the last shares one with them.
+# The two in the middle are alike.
+STATIC = np.array(
+    [
+        [[1, 1, 0], [0, 0, 0], [1, 0, 0]],
+        [[1, 1, 0], [0, 1, 0], [0, 0, 0]],
+        [[0, 0, 0], [1, 1, 1], [0, 1, 1]],
+        [[0, 0, 0], [1, 1, 1], [0, 1, 1]],
+        [[1, 1, 0], [0, 1, 1], [1, 0, 0]],
+    ],
+    np.float32,
+)
+
+
+@pytest.mark.parametrize("routed", [True, False])
+def test_together_equals_a_call_for_each_policy(make_supernet, images, routed):
+    supernet = make_supernet(routed)
+    found = supernet.together(images, STATIC)
+    assert len(found) == 5
+    for logits, policy in zip(found, STATIC, strict=True):
+        expected = supernet((images, np.tile(policy, (6, 1, 1))), training=False).numpy()
+        assert np.ptp(expected) > 0.1
+        np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_together_equals_the_experts(supernet, images):
+    for logits, policy in zip(supernet.together(images, STATIC), STATIC, strict=True):
+        expert = build_expert(supernet, policy)
+        np.testing.assert_allclose(logits, expert(images), rtol=1e-5, atol=1e-5)
+
+
+def test_together_trains_each_policy_by_the_whole_batch(make_supernet, images):
+    supernet = make_supernet()
+    experts = [build_expert(supernet, policy) for policy in STATIC]
+    before = supernet.stem.norm.moving_mean.numpy()
+    found = supernet.together(images, STATIC, training=True)
+    for logits, expert in zip(found, experts, strict=True):
+        np.testing.assert_allclose(logits, expert(images, training=True), rtol=1e-3, atol=1e-3)
+    # The stem is shared by all, so its statistics move once.
+    assert not np.allclose(supernet.stem.norm.moving_mean, before)
+    expected = experts[0].get_layer("stem").norm.moving_mean
+    np.testing.assert_allclose(supernet.stem.norm.moving_mean, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_gradients_of_together_are_those_of_the_calls(make_supernet, images, training):
+    supernet = make_supernet()
+    weights = supernet.trainable_weights
+    with tf.GradientTape() as tape:
+        logits = supernet.together(images, STATIC, training=training)
+        loss = sum(cross_entropy(LABELS, one) for one in logits)
+    found = tape.gradient(loss, weights)
+    with tf.GradientTape() as tape:
+        tiled = [np.tile(policy, (6, 1, 1)) for policy in STATIC]
+        logits = [supernet((images, policy), training=training) for policy in tiled]
+        loss = sum(cross_entropy(LABELS, one) for one in logits)
+    expected = [np.asarray(gradient) for gradient in tape.gradient(loss, weights)]
+    for weight, gradient, wanted in zip(weights, found, expected, strict=True):
+        if gradient is None:  # Op 2 of cell 0 is the only one that no policy has on.
+            assert "cell_00/basic" in place(weight)
+            assert not wanted.any()
+            continue
+        assert np.any(gradient)
+        tolerance = 1e-3 * max(np.abs(wanted).max(), 1e-2)
+        np.testing.assert_allclose(gradient, wanted, atol=tolerance, err_msg=weight.path)
+    assert sum(gradient is None for gradient in found) == 6
+
+
+def test_together_runs_what_policies_share_once(make_supernet, monkeypatch, images):
+    supernet, runs = make_supernet(), []
+
+    def counted(call, at):
+        def count(*arguments, **options):
+            runs.append(at)
+            return call(*arguments, **options)
+
+        return count
+
+    for position, cell in enumerate(supernet.cells):
+        for number, op in enumerate(cell.candidates):
+            monkeypatch.setattr(op, "call", counted(op.call, (position, number)))
+    supernet.together(images, STATIC)
+    # Cell 0: {0, 1} once and {} once. Cell 1: {1} and {1, 2} behind the first, {0, 1, 2} behind
+    # the second. Cell 2: {0} and {} behind {1}, {0} behind {1, 2}, {1, 2} once for two policies.
+    expected = {(0, 0): 1, (0, 1): 1, (1, 0): 1, (1, 1): 3, (1, 2): 2}
+    expected |= {(2, 0): 2, (2, 1): 1, (2, 2): 1}
+    assert {at: runs.count(at) for at in runs} == expected
+
+
+def test_together_traces_with_any_batch_size(supernet, images):
+    signature = [tf.TensorSpec([None, *images.shape[1:]])]
+    together = tf.function(lambda x: supernet.together(x, STATIC), input_signature=signature)
+    for count in (6, 1):
+        for one, other in zip(
+            together(images[:count]), supernet.together(images[:count], STATIC), strict=True
+        ):
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "policies", [STATIC[0], STATIC[:0], STATIC[:, :2], STATIC * 0.5, STATIC * np.nan]
+)
+def test_together_refuses_policies_that_do_not_fit(supernet, images, policies):
+    message = r"`policies` must be 0/1 of shape \(E, 3, 3\), E at least 1. Received: shape"
+    with pytest.raises(ValueError, match=message):
+        supernet.together(images, policies)
 
 
 def test_saving(check_saving, supernet, images, policies, tmp_path):

@@ -84,7 +84,7 @@ def test_an_inactive_objective_changes_nothing(compiled):
 
 
 def test_all_objectives_are_active_unless_a_model_says_otherwise():
-    assert [Line().active(epoch) for epoch in (0, 1)] == [(0, 1), (0, 1)]
+    assert [Line().active(epoch, 0) for epoch in (0, 1)] == [(0, 1), (0, 1)]
 
 
 def test_the_norm_of_a_gradient_is_cut_to_what_its_objective_says():
@@ -186,3 +186,30 @@ def test_sgd(weight_decay, expected):
     assert optimizer.built
     optimizer.apply([tf.constant(3.0), tf.constant(4.0)], variables)
     np.testing.assert_allclose([v.numpy() for v in variables], expected, rtol=1e-5)
+
+
+class Turns(Line):
+    """Two objectives of both numbers with one optimizer; the first does not use `b`."""
+
+    def objectives(self):
+        optimizer = self.optimizers[0]
+        return tuple(
+            Objective(loss, [self.w, self.b], optimizer)
+            for loss in (self.line_loss, self.bend_loss)
+        )
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_what_a_step_does_not_use_stays_as_it_is(compiled):
+    model = Turns()
+    model.optimizers[0] = keras.optimizers.SGD(0.1)
+    model.optimizers[0].build([model.w, model.b])
+    step = tf.function(model.step) if compiled else model.step
+    step(IMAGES, LABELS, (0,))
+    np.testing.assert_allclose(values(model), [1.6, 1.0], rtol=1e-6)
+
+
+def test_the_state_holds_a_shared_optimizer_once():
+    model = Turns()
+    names = [id(variable) for variable in model.state]
+    assert len(names) == len(set(names))

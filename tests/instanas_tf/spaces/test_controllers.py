@@ -4,7 +4,7 @@ import pytest
 
 from instanas_tf import spaces
 from instanas_tf.spaces import controllers
-from instanas_tf.spaces.controllers import controller_size
+from instanas_tf.spaces.controllers import controller_size, trunk_size
 from instanas_tf.spaces.size import Size
 
 
@@ -28,11 +28,54 @@ def test_size_of_the_small_controller():
     assert controller_size(controllers.get("small", 32), space) == Size(795_296, 21_693)
 
 
+def test_size_of_the_half_controller():
+    # All maps are a quarter of those of the small one, in area; the last layer is the same.
+    space = spaces.get("mobilenet_v2_32")
+    expected = Size((795_296 - 2720) // 4 + 2720, 21_693)
+    assert controller_size(controllers.get("half", 32), space) == expected
+
+
+def test_size_of_the_wide_controller():
+    # 3 -> 16 on 16 * 16: 432 * 256; 2 * 2304 on 256; 4608 + 9216 on 64; 18432 + 36864 on 16;
+    # 64 * 85. Parameters: those weights, 2 * (3 * 16 + 2 * 32 + 2 * 64), 64 * 85 + 85.
+    space = spaces.get("mobilenet_v2_32")
+    expected = Size(110_592 + 1_179_648 + 884_736 + 884_736 + 5440, 80_165)
+    assert controller_size(controllers.get("wide", 32), space) == expected
+
+
+@pytest.mark.parametrize("image_size", [8, 16, 32, 64, 224])
+def test_kinds_are_in_order_of_their_cost(image_size):
+    macs = [trunk_size(controllers.get(k, image_size), image_size).macs for k in controllers.KINDS]
+    assert macs == sorted(macs)
+
+
+@pytest.mark.parametrize(
+    ("kind", "image_size", "pool"),
+    [
+        ("small", 8, 1),
+        ("small", 32, 1),
+        ("small", 64, 2),
+        ("small", 224, 7),
+        ("half", 8, 2),
+        ("half", 64, 4),
+        ("half", 224, 14),
+        ("wide", 32, 1),
+        ("wide", 224, 7),
+        ("published", 64, 1),
+        ("published", 224, 2),
+    ],
+)
+def test_by_how_much_the_image_is_pooled(kind, image_size, pool):
+    assert controllers.get(kind, image_size).input_pool == pool
+
+
 @pytest.mark.parametrize(
     ("kind", "image_size", "widths", "stem_kernel"),
     [
         ("small", 8, (8, 16, 32), 3),
         ("small", 224, (8, 16, 32), 3),
+        ("half", 8, (8, 16, 32), 3),
+        ("wide", 224, (16, 32, 64), 3),
         ("published", 32, (16, 32, 64), 3),
         ("published", 64, (16, 32, 64), 3),
         ("published", 224, (16, 32, 64, 128), 7),
