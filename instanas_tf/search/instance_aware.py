@@ -134,8 +134,9 @@ class InstaNAS(TrainedModel):
             ),
         )
 
-    def active(self, epoch: int) -> tuple[int, ...]:
+    def active(self, epoch: int, step: int) -> tuple[int, ...]:
         """Both networks in each epoch, or one by turns, the controller first."""
+        del step
         return (0, 1) if self.settings.alternate == "step" else (epoch % 2,)
 
     def controller_loss(self, images, labels):

@@ -174,18 +174,18 @@ def test_by_epochs_one_network_is_updated_at_a_time(make_toy, toy_images, epoch,
     model = make_toy(alternate="epoch")
     parts = model.controller.log_odds.kernel, model.supernet.sharpness
     before = [part.numpy() for part in parts]
-    logs = model.step(*toy_images, model.active(epoch))
+    logs = model.step(*toy_images, model.active(epoch, 0))
     after = [part.numpy() for part in parts]
     assert [not np.array_equal(a, b) for a, b in zip(before, after, strict=True)] == moved
     # A network that rests leaves no values in the logs either.
     assert set(logs) == set((CONTROLLER_METRICS, SUPERNET_METRICS)[epoch])
-    assert model.active(epoch + 2) == model.active(epoch)
+    assert model.active(epoch + 2, 0) == model.active(epoch, 0)
 
 
 def test_by_steps_both_networks_are_updated(make_toy, toy_images):
     model = make_toy(alternate="step")
-    assert model.active(0) == model.active(1) == (0, 1)
-    logs = model.step(*toy_images, model.active(1))
+    assert model.active(0, 0) == model.active(1, 0) == (0, 1)
+    logs = model.step(*toy_images, model.active(1, 0))
     assert model.controller.log_odds.kernel.numpy().any()
     assert model.supernet.sharpness.numpy() != 0.0
     assert set(logs) == {*CONTROLLER_METRICS, *SUPERNET_METRICS}
@@ -228,7 +228,7 @@ def two_turns(model, data):
     """A step of each turn; after each, what the controller and the supernet are."""
     found = [(snapshot(model.controller), snapshot(model.supernet))]
     for epoch in (0, 1):
-        model.step(*data, model.active(epoch))
+        model.step(*data, model.active(epoch, 0))
         found.append((snapshot(model.controller), snapshot(model.supernet)))
     return found
 
