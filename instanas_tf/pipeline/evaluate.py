@@ -1,16 +1,14 @@
 """What outputs and timings of TFLite files say: variants, baselines and controls.
 
-Pure arithmetic on arrays. n test images, m timed images, E experts.
+Pure arithmetic on arrays. n test images, m timed images.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
+import math
+import statistics
 
 import numpy as np
-
-_SHUFFLES = 100
 
 
 def mean_latency_ms(measured_ms: np.ndarray) -> float:
@@ -30,83 +28,57 @@ def standard_error(accuracy: float, count: int) -> float:
     return float(np.sqrt(accuracy * (1.0 - accuracy) / count))
 
 
-@dataclasses.dataclass(frozen=True)
-class VariantOutcome:
-    """What was measured of one variant on the test split.
+def images_needed(half_width: float, disagreement: float = 0.1, confidence: float = 0.95) -> int:
+    """Images that a paired difference of two accuracies needs for an interval of a width.
 
-    Attributes:
-        hits: whether each expert answers each image right, bool [E, n].
-        chosen: expert that the controller names for each image, int [n].
-        latency_ms: mean latency, end to end.
-        controller_ms: mean latency of the controller alone.
-        expert_ms: mean latency of each expert alone, [E].
-    """
-
-    hits: np.ndarray
-    chosen: np.ndarray
-    latency_ms: float
-    controller_ms: float
-    expert_ms: np.ndarray
-
-    @property
-    def accuracy(self) -> float:
-        """Of the experts that the controller names."""
-        return float(np.mean(self.hits[self.chosen, np.arange(len(self.chosen))]))
-
-    @property
-    def shares(self) -> np.ndarray:
-        """Share of images that each expert gets, [E]."""
-        return np.bincount(self.chosen, minlength=len(self.hits)) / len(self.chosen)
-
-    def majority_policy(self) -> dict[str, Any]:
-        """The expert that most images get, for all images; no controller is needed."""
-        index = int(np.argmax(self.shares))
-        return self._static(index)
-
-    def shuffled_policies(self, seed: int) -> dict[str, Any]:
-        """The same experts as often, but for other images: mean of many permutations."""
-        generator = np.random.default_rng(seed)
-        positions = np.arange(len(self.chosen))
-        accuracies = [
-            np.mean(self.hits[generator.permutation(self.chosen), positions])
-            for _ in range(_SHUFFLES)
-        ]
-        return {
-            "accuracy": float(np.mean(accuracies)),
-            "accuracy_spread": float(np.std(accuracies)),
-            "mean_latency_ms": self.latency_ms,
-            "permutations": _SHUFFLES,
-        }
-
-    def best_static_expert(self) -> dict[str, Any]:
-        """The most accurate expert that alone takes no longer than the variant.
-
-        Chosen on these same images, which flatters it, as a control should be. If none is
-        as fast, the fastest.
-        """
-        fast = np.flatnonzero(self.expert_ms <= self.latency_ms)
-        if not len(fast):
-            fast = np.array([np.argmin(self.expert_ms)])
-        accuracies = self.hits.mean(axis=1)[fast]
-        return self._static(int(fast[np.argmax(accuracies)]))
-
-    def _static(self, index: int) -> dict[str, Any]:
-        return {
-            "expert": f"expert_{index:02d}",
-            "accuracy": float(np.mean(self.hits[index])),
-            "latency_ms": float(self.expert_ms[index]),
-        }
-
-
-def closest_below(latencies_ms: np.ndarray, limit_ms: float, slack: float = 1.02) -> int:
-    """Index of the dearest network that costs at most `limit_ms`; else of the cheapest.
+    By the normal approximation; the variance of the difference on one image is at most the
+    share of images on which the two differ.
 
     Args:
-        latencies_ms: [E].
-        limit_ms: what may be spent.
-        slack: factor on the limit that still counts as the same latency.
+        half_width: of the interval, a share: 0.01 for ± 1 point.
+        disagreement: share of images that one of the two answers right and the other wrong.
+        confidence: of the interval.
     """
-    fitting = np.flatnonzero(latencies_ms <= slack * limit_ms)
-    if not len(fitting):
-        return int(np.argmin(latencies_ms))
-    return int(fitting[np.argmax(latencies_ms[fitting])])
+    if not (half_width > 0.0 and 0.0 < disagreement <= 1.0 and 0.0 < confidence < 1.0):
+        raise ValueError(
+            "`half_width` must be above 0, `disagreement` in (0, 1] and `confidence` in (0, 1). "
+            f"Received: half_width={half_width}, disagreement={disagreement}, "
+            f"confidence={confidence}"
+        )
+    deviations = statistics.NormalDist().inv_cdf((1.0 + confidence) / 2.0)
+    return math.ceil(disagreement * (deviations / half_width) ** 2)
+
+
+def seed_twin(
+    first_hits: np.ndarray, second_hits: np.ndarray, cheap_hits: np.ndarray, dear_hits: np.ndarray
+) -> dict[str, float]:
+    """Headroom of an oracle over two experts, beside that over one network trained twice.
+
+    An oracle that knows which of two networks is right seems to leave much room. Two seeds of
+    one network leave room as well, though none is better for some kind of image: as much of
+    the experts' headroom is noise, which no controller can find.
+
+    Args:
+        first_hits: of a network on each image, bool [n].
+        second_hits: of the same network trained from another seed, bool [n].
+        cheap_hits: of the cheapest expert, bool [n].
+        dear_hits: of the dearest expert, bool [n].
+
+    Returns:
+        For `twin` and `expert`: `_oracle`, the share of images that at least one of the two
+        answers right, `_best`, the accuracy of the better one, and `_headroom`, the rest.
+    """
+    rows = (first_hits, second_hits, cheap_hits, dear_hits)
+    if len({np.shape(hits) for hits in rows}) > 1 or any(hits.dtype != bool for hits in rows):
+        received = [f"{hits.dtype} {np.shape(hits)}" for hits in rows]
+        raise ValueError(f"all hits must be bool, of the same images. Received: {received}")
+    found = {}
+    for name, one, other in (("twin", *rows[:2]), ("expert", *rows[2:])):
+        oracle = float(np.mean(one | other))
+        best = float(max(np.mean(one), np.mean(other)))
+        found |= {
+            f"{name}_oracle": oracle,
+            f"{name}_best": best,
+            f"{name}_headroom": oracle - best,
+        }
+    return found

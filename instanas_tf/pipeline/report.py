@@ -19,7 +19,8 @@ def picture(results: dict[str, Any], path: pathlib.Path) -> None:
     """Draws variants, baselines and controls as a PNG.
 
     Args:
-        results: the content of `results.json`.
+        results: the content of `results.json`; where it has a `static_envelope` with
+            `latency_ms` and `accuracy`, both rising, that line is drawn too.
         path: of the PNG; written in one piece.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -53,7 +54,29 @@ def picture(results: dict[str, Any], path: pathlib.Path) -> None:
             alpha=0.7,
             label=label,
         )
-    variants = results["variants"]
+    if line := results.get("static_envelope"):
+        axes.plot(
+            line["latency_ms"],
+            [100 * accuracy for accuracy in line["accuracy"]],
+            "-",
+            color="tab:purple",
+            linewidth=0.8,
+            zorder=1,
+            label="static networks, mixed at random",
+        )
+    _draw_variants(axes, results["variants"])
+    axes.set_xlim(left=0)
+    axes.set_xlabel("mean latency measured on the test images, controller included (ms)")
+    axes.set_ylabel("test accuracy of the TFLite files (%)")
+    axes.set_title(f"{results['dataset']}: accuracy against latency")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", fontsize="small")
+    with files.replacing(path, suffix=".png") as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+def _draw_variants(axes, variants: list[dict[str, Any]]) -> None:
+    """Stars with error bars, and beside each its name and, where it has one, its kind."""
     axes.errorbar(
         [item["mean_latency_ms"] for item in variants],
         [100 * item["accuracy"] for item in variants],
@@ -65,18 +88,10 @@ def picture(results: dict[str, Any], path: pathlib.Path) -> None:
     )
     for item in variants:
         axes.annotate(
-            item["name"],
+            f"{item['name']} ({item['kind']})" if item.get("kind") else item["name"],
             (item["mean_latency_ms"], 100 * item["accuracy"]),
             textcoords="offset points",
             xytext=(9, 6),
             color="tab:red",
             weight="bold",
         )
-    axes.set_xlim(left=0)
-    axes.set_xlabel("mean latency measured on the test images, controller included (ms)")
-    axes.set_ylabel("test accuracy of the TFLite files (%)")
-    axes.set_title(f"{results['dataset']}: accuracy against latency")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", fontsize="small")
-    with files.replacing(path, suffix=".png") as temporary:
-        figure.savefig(temporary, dpi=120)

@@ -1,24 +1,9 @@
-"""Variants, baselines and controls, on matrices that can be checked by hand."""
+"""What outputs and timings say, on numbers that can be checked by hand."""
 
 import numpy as np
 import pytest
 
 from instanas_tf.pipeline import evaluate
-
-# Three experts, four images. The controller takes expert 0 twice, 1 once and 2 once.
-HITS = np.array([[1, 0, 0, 1], [0, 1, 0, 1], [1, 1, 1, 0]], bool)
-CHOSEN = np.array([0, 1, 2, 0])
-
-
-def outcome(**changes):
-    values = {
-        "hits": HITS,
-        "chosen": CHOSEN,
-        "latency_ms": 2.5,
-        "controller_ms": 0.5,
-        "expert_ms": np.array([1.0, 2.0, 3.0]),
-    }
-    return evaluate.VariantOutcome(**{**values, **changes})
 
 
 def test_one_hiccup_counts_little():
@@ -34,55 +19,53 @@ def test_standard_error():
     assert evaluate.standard_error(1.0, 100) == 0.0
 
 
-def test_accuracy_and_shares():
-    assert outcome().accuracy == 1.0
-    assert outcome(chosen=np.array([1, 0, 1, 2])).accuracy == 0.0
-    assert outcome().shares.tolist() == [0.5, 0.25, 0.25]
-    assert outcome(chosen=np.array([1, 1, 1, 1])).shares.tolist() == [0.0, 1.0, 0.0]
-
-
-def test_majority_policy():
-    expected = {"expert": "expert_00", "accuracy": 0.5, "latency_ms": 1.0}
-    assert outcome().majority_policy() == expected
-
-
-def test_best_static_expert():
-    expected = {"expert": "expert_00", "accuracy": 0.5, "latency_ms": 1.0}
-    assert outcome().best_static_expert() == expected
-    slow = outcome(latency_ms=3.0).best_static_expert()
-    assert slow == {"expert": "expert_02", "accuracy": 0.75, "latency_ms": 3.0}
-
-
-def test_best_static_expert_if_all_are_slower():
-    assert outcome(latency_ms=0.5).best_static_expert()["expert"] == "expert_00"
-
-
-def test_shuffled_policies():
-    found = outcome().shuffled_policies(0)
-    # The mean over all permutations is the sum of share times accuracy: 0.5, 0.5 and 0.75.
-    expected = 0.5 * 0.5 + 0.25 * 0.5 + 0.25 * 0.75
-    # One permutation deviates by at most 0.5, so that the mean of 100 has a standard error
-    # below 0.05; this is three of those.
-    assert found["accuracy"] == pytest.approx(expected, abs=0.15)
-    assert found["mean_latency_ms"] == 2.5
-    assert found["permutations"] == 100
-    assert found == outcome().shuffled_policies(0)
-    assert found != outcome().shuffled_policies(1)
-
-
-def test_shuffling_one_expert_changes_nothing():
-    found = outcome(chosen=np.array([2, 2, 2, 2])).shuffled_policies(0)
-    assert found["accuracy"] == 0.75
-    assert found["accuracy_spread"] == 0.0
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"half_width": 0.01}, 3842),
+        ({"half_width": 0.1}, 39),
+        ({"half_width": 0.01, "disagreement": 0.2}, 7683),
+        ({"half_width": 0.01, "confidence": 0.6827}, 1001),  # One standard deviation.
+    ],
+)
+def test_images_needed(values, expected):
+    assert evaluate.images_needed(**values) == expected
 
 
 @pytest.mark.parametrize(
-    ("limit_ms", "expected"),
-    [(2.5, 2), (2.0, 2), (1.97, 2), (1.96, 0), (1.0, 0), (0.5, 0), (9.0, 1)],
+    "values",
+    [
+        {"half_width": 0.0},
+        {"half_width": 0.01, "disagreement": 0.0},
+        {"half_width": 0.01, "disagreement": 1.1},
+        {"half_width": 0.01, "confidence": 1.0},
+    ],
 )
-def test_closest_below(limit_ms, expected):
-    assert evaluate.closest_below(np.array([1.0, 3.0, 2.0]), limit_ms) == expected
+def test_images_needed_of_no_interval(values):
+    with pytest.raises(ValueError, match="`half_width` must be above 0.* Received: half_width"):
+        evaluate.images_needed(**values)
 
 
-def test_closest_below_takes_the_cheapest_if_none_fits():
-    assert evaluate.closest_below(np.array([3.0, 1.5, 2.0]), 1.0) == 1
+def bits(text):
+    return np.array([letter == "1" for letter in text])
+
+
+def test_seed_twin():
+    # Twins are right on 2 and 3 of 5 images, on 4 together; the experts on 1 and 4, on all.
+    found = evaluate.seed_twin(bits("11000"), bits("01110"), bits("00001"), bits("11110"))
+    assert found == pytest.approx(
+        {
+            "twin_oracle": 0.8,
+            "twin_best": 0.6,
+            "twin_headroom": 0.2,
+            "expert_oracle": 1.0,
+            "expert_best": 0.8,
+            "expert_headroom": 0.2,
+        }
+    )
+
+
+@pytest.mark.parametrize("wrong", [bits("110"), np.array([1, 0])])
+def test_seed_twin_of_hits_that_do_not_fit(wrong):
+    with pytest.raises(ValueError, match="must be bool, of the same images. Received: .*bool"):
+        evaluate.seed_twin(bits("11"), bits("11"), bits("11"), wrong)
