@@ -36,21 +36,82 @@ class DeployedController(keras.Model):
         super().__init__(**kwargs)
         self.controller = controller
         self.experts = np.asarray(experts, np.float32)
+        self.biases = np.zeros(len(self.experts), np.float32)
         self.built = True
 
-    def call(self, images):
+    def call(self, images, training=None):
         """See the class."""
-        logits = self.controller.logits(images, training=False)
+        logits = self.controller.logits(images, training=training)
         scores = expert_set.scores(logits, self.experts, self.controller.space)
-        # Not `keras.ops.argmax`, whose care for negative zero needs ops outside TFLite's.
-        return {"expert": tf.argmax(scores, axis=-1, output_type=tf.int32), "scores": scores}
+        return {"expert": _best(scores), "scores": scores}
+
+
+class DeployedFront(keras.Model):
+    """images -> features that the experts go on from, and which of them runs first.
+
+    Args:
+        front: images -> features [B, h, w, c]; None: the router looks at the images.
+        router: features, or images -> scores [B, E]; None: the first expert is constant.
+        biases: [E], taken off the scores: the price times the cost of each expert; None
+            for none.
+
+    Returns from a call:
+        `features` if there is a front; with a router, `expert`: int32 [B], the largest
+        of `scores - biases`, and `scores`: float [B, E].
+
+    Raises:
+        ValueError: neither front nor router, or biases that are not finite, have another
+            number of entries than the scores, or have no router.
+    """
+
+    def __init__(
+        self,
+        front: keras.Model | None,
+        router: keras.Model | None,
+        biases: np.ndarray | None = None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if front is None and router is None:
+            raise ValueError("`front` or `router` must be a model. Received: None for both")
+        self.front = front
+        self.router = router
+        self.biases = np.asarray(0.0 if biases is None else biases, np.float32)
+        if biases is not None and router is None:
+            raise ValueError(f"`biases` must be None without a router. Received: {biases}")
+        if biases is not None and self.biases.ndim != 1 or not np.isfinite(self.biases).all():
+            raise ValueError(f"`biases` must be finite numbers [E]. Received: {biases}")
+        self.built = True
+
+    def call(self, images, training=None):
+        """See the class."""
+        found = {}
+        features = images
+        if self.front is not None:
+            features = found["features"] = self.front(images, training=training)
+        if self.router is not None:
+            scores = self.router(features, training=training)
+            if self.biases.shape not in ((), (scores.shape[-1],)):
+                raise ValueError(
+                    f"`biases` must be [{scores.shape[-1]}], as the scores. "
+                    f"Received: shape {self.biases.shape}"
+                )
+            found |= {"expert": _best(scores - self.biases), "scores": scores}
+        return found
+
+
+def _best(scores):
+    """Index of the largest score of each row, int32 [B]."""
+    # Not `keras.ops.argmax`, whose care for negative zero needs ops outside TFLite's.
+    return tf.argmax(scores, axis=-1, output_type=tf.int32)
 
 
 def to_tflite(model: keras.Model, input_shape: Sequence[int]) -> bytes:
     """Converts a model for inputs of one fixed shape, float32, built-in ops only.
 
     Args:
-        model: called with `training=False` semantics.
+        model: its call takes `training`; one output, or a dict of outputs that differ in kind
+            (integer or float) or in the number of axes, by which alone the file tells them.
         input_shape: with the batch, such as (1, 32, 32, 3).
 
     Raises:
@@ -59,8 +120,6 @@ def to_tflite(model: keras.Model, input_shape: Sequence[int]) -> bytes:
 
     @tf.function(input_signature=[tf.TensorSpec(tuple(input_shape), tf.float32, name="images")])
     def serve(images):
-        if isinstance(model, DeployedController):
-            return model(images)
         return model(images, training=False)
 
     converter = _converter(serve.get_concrete_function())
@@ -86,10 +145,16 @@ def _converter(function) -> tf.lite.TFLiteConverter:
         logging.set_verbosity(verbosity)
 
 
-def outputs_of(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    """Float outputs [n, ...] of a model for images [n, H, W, 3]: logits, or scores."""
-    outputs = model(tf.constant(images, tf.float32))
-    return np.asarray(outputs["scores"] if isinstance(outputs, dict) else outputs)
+def outputs_of(model: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:
+    """Outputs [n, ...] of a model by name, a single one as `logits`.
+
+    Args:
+        model: as for `to_tflite`.
+        images: what it takes: raw pixels [n, H, W, 3], or features [n, h, w, c].
+    """
+    outputs = model(tf.constant(images, tf.float32), training=False)
+    outputs = outputs if isinstance(outputs, dict) else {"logits": outputs}
+    return {name: np.asarray(values) for name, values in outputs.items()}
 
 
 def check(
@@ -103,28 +168,63 @@ def check(
     Args:
         models: name -> model.
         paths: name -> its file.
-        images: raw pixels [n, H, W, 3] to compare on.
+        images: what the models take: raw pixels [n, H, W, 3], or features [n, h, w, c].
         runtime: see `export.runtime.find_runtime`.
 
     Returns:
-        Name -> largest difference, relative to the largest absolute output (at least 1).
+        Name -> largest difference of a float output, relative to the largest absolute value
+        of that output (at least 1).
 
     Raises:
-        ModelError: a file fails to run, or differs by more than `FLOAT_TOLERANCE`.
+        ModelError: a file fails to run, lacks an output, or differs by more than
+            `FLOAT_TOLERANCE`; or it names another expert where that tolerance does not
+            account for it.
     """
-    found = worker.outputs(paths, images, runtime)
+    found = worker.every_output(paths, images, runtime)
     differences = {}
     for name, model in models.items():
         expected = outputs_of(model, images)
-        scale = max(1.0, float(np.max(np.abs(expected))))
-        differences[name] = float(np.max(np.abs(found[name] - expected))) / scale
-        if not differences[name] <= FLOAT_TOLERANCE:
+        rows = {
+            key: found[name].get((item.dtype.kind, item.ndim)) for key, item in expected.items()
+        }
+        missing = [key for key, values in rows.items() if values is None]
+        if missing or len(found[name]) != len(expected):
             raise ModelError(
-                f"{name}.tflite differs from the Keras model by {differences[name]:.2g} "
-                f"(at most {FLOAT_TOLERANCE:g} is allowed); nothing was exported. Report this "
-                "with the versions of tensorflow and of the TFLite runtime"
+                f"{name}.tflite must have the outputs {sorted(expected)}, told by kind and number "
+                f"of axes. Received: {sorted(found[name])}; nothing was exported"
             )
+        floats = [key for key, values in expected.items() if values.dtype.kind == "f"]
+        differences[name] = float(
+            np.max([0.0, *(_difference(expected[k], rows[k]) for k in floats)])
+        )
+        if not differences[name] <= FLOAT_TOLERANCE:
+            raise _differs(name, f"by {differences[name]:.2g} (at most {FLOAT_TOLERANCE:g} is")
+        if "expert" in expected:
+            _check_choice(name, expected["scores"] - model.biases, rows["expert"])
     return differences
+
+
+def _difference(expected: np.ndarray, found: np.ndarray) -> float:
+    """Largest difference, relative to the largest absolute value (at least 1)."""
+    return float(np.max(np.abs(found - expected))) / max(1.0, float(np.max(np.abs(expected))))
+
+
+def _check_choice(name: str, scores: np.ndarray, chosen: np.ndarray) -> None:
+    """Refuses a choice that is worse than the best by more than both scores may be off."""
+    tolerance = 2.0 * FLOAT_TOLERANCE * max(1.0, float(np.max(np.abs(scores))))
+    count = scores.shape[1]
+    for row, index in zip(scores, chosen, strict=True):
+        if not 0 <= index < count or row[index] < np.max(row) - tolerance:
+            raise _differs(
+                name, f"in its choice: expert {index}, not {np.argmax(row)} (only a tie is"
+            )
+
+
+def _differs(name: str, how: str) -> ModelError:
+    return ModelError(
+        f"{name}.tflite differs from the Keras model {how} allowed); nothing was exported. Report "
+        "this with the versions of tensorflow and of the TFLite runtime"
+    )
 
 
 def write_models(models: dict[str, keras.Model], folder: pathlib.Path, input_shapes) -> dict:

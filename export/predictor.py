@@ -13,6 +13,7 @@ import time
 import numpy as np
 
 from export import manifest
+from export.routed import Routed, Rules
 from export.runtime import TfliteModel
 from instanas_tf.errors import InputError
 
@@ -24,41 +25,22 @@ class Prediction:
     Attributes:
         label: name of the class.
         class_index: its index.
-        probability: softmax of the expert's logits at that class.
-        expert: name of the expert that ran.
-        latency_ms: of controller and expert together.
+        probability: mean softmax of the experts that ran, at that class.
+        expert: name of the expert that ran last.
+        experts: names of all that ran, in order.
+        latency_ms: of the controller, if there is one, and the experts together.
     """
 
     label: str
     class_index: int
     probability: float
     expert: str
+    experts: tuple[str, ...]
     latency_ms: float
 
 
-class Routed:
-    """Runs the controller on an image, then the expert that it names.
-
-    Args:
-        controller: its integer output is the index of the expert.
-        experts: in the order of that index.
-    """
-
-    def __init__(self, controller: TfliteModel, experts: list[TfliteModel]):
-        self.controller = controller
-        self.experts = experts
-        self._choice = controller.output_index("i")
-        self._logits = [expert.output_index("f") for expert in experts]
-        self.widths = tuple(expert.output_width("f") for expert in experts)
-
-    def run(self, image: np.ndarray) -> tuple[int, np.ndarray]:
-        """Index of the expert and its logits [1, N] for one float32 image [1, H, W, 3]."""
-        chosen = int(self.controller.run_one(image, self._choice)[0])
-        return chosen, self.experts[chosen].run_one(image, self._logits[chosen])
-
-
 class Predictor:
-    """Classifies images with an export of `export_tflite --expert=all`.
+    """Classifies images with an export of all experts, whatever decides which of them run.
 
     Args:
         folder: of the export.
@@ -74,33 +56,18 @@ class Predictor:
         if threads < 1:
             raise InputError(f"`threads` must be at least 1. Received: threads={threads}")
         content = manifest.read(pathlib.Path(folder))
-        controllers, experts = content.of_kind("controller"), content.of_kind("expert")
-        if len(controllers) != 1 or not experts:
-            raise InputError(f"{folder} holds no controller with experts; {manifest.REMEDY}")
-        if len(experts) != content.content.get("experts"):
-            raise InputError(
-                f"{folder} holds {len(experts)} of {content.content.get('experts')} experts, "
-                f"and the controller may choose any; {manifest.REMEDY}"
-            )
-        labels = content.content.get("labels")
-        if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
-            raise InputError(f"{folder}/{manifest.NAME} lacks labels; {manifest.REMEDY}")
-        for model in (*controllers, *experts):
-            model.verify()
-        if [model.name for model in experts] != [f"expert_{i:02d}" for i in range(len(experts))]:
-            raise InputError(f"{folder}/{manifest.NAME} mixes up its experts; {manifest.REMEDY}")
-        self.labels = tuple(labels)
-        self.expert_names = tuple(model.name for model in experts)
-        self._routed = Routed(
-            TfliteModel(controllers[0].path, threads, runtime),
-            [TfliteModel(model.path, threads, runtime) for model in experts],
-        )
-        if any(width != len(labels) for width in self._routed.widths):
-            raise InputError(
-                f"{folder}/{manifest.NAME} has {len(labels)} labels, and its experts have other "
-                f"numbers of classes; {manifest.REMEDY}"
-            )
-        self.image_shape = self._routed.controller.input_shape[1:]
+        self.labels = _labels(content, folder)
+        try:
+            self._routed = _load(content, threads, runtime)
+            if self._routed.classes != len(self.labels):
+                raise ValueError(
+                    f"`labels` must name the {self._routed.classes} classes of the experts. "
+                    f"Received: {len(self.labels)} labels"
+                )
+        except ValueError as error:
+            raise InputError(f"{folder}/{manifest.NAME}: {error}; {manifest.REMEDY}") from error
+        self.expert_names = tuple(model.name for model in content.of_kind("expert"))
+        self.image_shape = self._routed.image_shape[1:]
 
     def predict(self, images: np.ndarray) -> list[Prediction]:
         """Classifies images.
@@ -132,14 +99,47 @@ class Predictor:
 
     def _predict_one(self, image: np.ndarray) -> Prediction:
         start = time.perf_counter()
-        chosen, logits = self._routed.run(image[None])
+        answer = self._routed.run(image[None])
         latency_ms = (time.perf_counter() - start) * 1e3
-        exponentials = np.exp(logits[0] - np.max(logits[0]))
-        index = int(np.argmax(logits[0]))
+        index = int(np.argmax(answer.probabilities))
+        ran = tuple(self.expert_names[expert] for expert in answer.ran)
         return Prediction(
             label=self.labels[index],
             class_index=index,
-            probability=float(exponentials[index] / exponentials.sum()),
-            expert=self.expert_names[chosen],
+            probability=float(answer.probabilities[index]),
+            expert=ran[-1],
+            experts=ran,
             latency_ms=latency_ms,
         )
+
+
+def _labels(content: manifest.Manifest, folder: str | pathlib.Path) -> tuple[str, ...]:
+    """Names of the classes."""
+    labels = content.content.get("labels")
+    if not isinstance(labels, list) or not all(isinstance(name, str) for name in labels):
+        raise InputError(f"{folder}/{manifest.NAME} lacks labels; {manifest.REMEDY}")
+    return tuple(labels)
+
+
+def _load(content: manifest.Manifest, threads: int, runtime: str) -> Routed:
+    """The system that a manifest describes; ValueError if its parts do not fit together."""
+    fronts, experts = content.of_kind("controller"), content.of_kind("expert")
+    count = content.content.get("experts")
+    if type(count) is not int or len(experts) != count:
+        raise ValueError(
+            f"the export holds {len(experts)} of {count} experts, and any of them may have to run"
+        )
+    if len(fronts) > 1:
+        raise ValueError(f"the export must hold one controller. Received: {len(fronts)}")
+    rules = Rules.from_json(content.content.get("routing"))
+    rules.require_parts(bool(fronts), count)
+    names = [model.name for model in experts]
+    if names != sorted(set(names)):  # From cheap to dear, as the rules count them.
+        raise ValueError("the manifest mixes up its experts")
+    for model in (*fronts, *experts):
+        model.verify()
+
+    def load(model: manifest.ModelEntry) -> TfliteModel:
+        return TfliteModel(model.path, threads, runtime)
+
+    return Routed(load(fronts[0]) if fronts else None, [load(model) for model in experts], rules)

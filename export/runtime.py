@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pathlib
+from typing import NamedTuple
 
 import numpy as np
 
@@ -38,13 +39,31 @@ def find_runtime(name: str = "auto") -> str:
     )
 
 
+class Output(NamedTuple):
+    """One output of a model.
+
+    Attributes:
+        index: for `TfliteModel.read`.
+        kind: of NumPy: `i` an integer, `f` a float.
+        shape: with the batch of 1.
+    """
+
+    index: int
+    kind: str
+    shape: tuple[int, ...]
+
+
 class TfliteModel:
-    """A loaded model that takes one image at a time.
+    """A loaded model that takes one image, or the features of one, at a time.
 
     Args:
         path: the `.tflite` file.
         threads: of the runtime.
         runtime: see `find_runtime`.
+
+    Attributes:
+        input_shape: with the batch of 1.
+        outputs: what `invoke` computes.
 
     Raises:
         ModelError: the file cannot be loaded.
@@ -53,39 +72,51 @@ class TfliteModel:
     def __init__(self, path: pathlib.Path, threads: int = 1, runtime: str = "auto"):
         module = importlib.import_module(find_runtime(runtime))
         try:
-            self._interpreter = module.Interpreter(str(path), num_threads=threads)
-            self._interpreter.allocate_tensors()
+            interpreter = module.Interpreter(str(path), num_threads=threads)
+            interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
             raise ModelError(
                 f"{path} cannot be loaded ({str(error).splitlines()[0]}); export it again"
             ) from error
-        self._input = self._interpreter.get_input_details()[0]
-        self._outputs = self._interpreter.get_output_details()
+        details = interpreter.get_input_details()[0]
+        self.input_shape = tuple(int(size) for size in details["shape"])
+        self.outputs = tuple(
+            Output(int(item["index"]), np.dtype(item["dtype"]).kind, tuple(map(int, item["shape"])))
+            for item in interpreter.get_output_details()
+        )
+        self._input = details["index"]
+        self._interpreter = interpreter
 
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """Shape of the input, with the batch of 1."""
-        return tuple(int(size) for size in self._input["shape"])
+    def find(self, kind: str, rank: int | None = None) -> Output | None:
+        """The first output of a kind, and of as many axes as `rank`; None if there is none."""
+        for output in self.outputs:
+            if output.kind == kind and rank in (None, len(output.shape)):
+                return output
+        return None
 
-    def output_index(self, kind: str) -> int:
-        """Index of the first output of a NumPy kind: `i` an integer, `f` a float.
+    def output(self, kind: str, rank: int | None = None) -> Output:
+        """As `find`.
 
         Raises:
             ModelError: the file has none.
         """
-        for output in self._outputs:
-            if np.dtype(output["dtype"]).kind == kind:
-                return int(output["index"])
-        raise ModelError(f"the model has no output of kind {kind!r}; export it again")
+        found = self.find(kind, rank)
+        if found is None:
+            axes = "" if rank is None else f" with {rank} axes"
+            raise ModelError(f"the model has no output of kind {kind!r}{axes}; export it again")
+        return found
 
-    def output_width(self, kind: str) -> int:
-        """Size of the last axis of the first output of a kind; see `output_index`."""
-        index = self.output_index(kind)
-        shape = next(item["shape"] for item in self._outputs if item["index"] == index)
-        return int(shape[-1])
-
-    def run_one(self, image: np.ndarray, output_index: int) -> np.ndarray:
-        """One output, by `output_index`, for one float32 image [1, H, W, 3]."""
-        self._interpreter.set_tensor(self._input["index"], image)
+    def invoke(self, image: np.ndarray) -> None:
+        """Runs the model on one float32 array of `input_shape`; then `read` what is wanted."""
+        self._interpreter.set_tensor(self._input, image)
         self._interpreter.invoke()
-        return self._interpreter.get_tensor(output_index)
+
+    def read(self, index: int) -> np.ndarray:
+        """A copy of the output with this `Output.index`, as the last `invoke` left it."""
+        return self._interpreter.get_tensor(index)
+
+    def run_one(self, image: np.ndarray, index: int) -> np.ndarray:
+        """`invoke`, then `read`."""
+        self._interpreter.set_tensor(self._input, image)
+        self._interpreter.invoke()
+        return self._interpreter.get_tensor(index)

@@ -2,43 +2,71 @@
 
     python -m export.worker JOB.json
 
-The parent's functions (`outputs`, `timings`) write the job and its arrays to a temporary
+The parent's functions (`outputs`, `answers`, `timings`) write the job and its arrays to a temporary
 folder, start the process and read the arrays that it leaves.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import pathlib
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from export.predictor import Routed
+from export.routed import Routed, Rules
 from export.runtime import TfliteModel
 from instanas_tf import children
-from instanas_tf.errors import CommandError, InstanasError, ModelError
+from instanas_tf.errors import CommandError, InputError, InstanasError, ModelError
+
+WARM_UP_RUNS = 20  # The first runs of a model are slower.
 
 
 @dataclasses.dataclass(frozen=True)
 class System:
-    """Something that answers for an image: one file, or a controller with experts.
+    """Something that answers for an image: one file, or experts with rules.
 
     Attributes:
         name: of the system.
-        models: its one file, or its experts.
-        controller: None for a single file.
+        models: its one file, or its experts from cheap to dear.
+        controller: the file that runs before the experts; None if there is none.
+        rules: which experts run; None: the controller names one, or, without a controller,
+            the system is a single file.
+
+    Raises:
+        ValueError: the parts are not those that the rules speak of.
     """
 
     name: str
     models: tuple[pathlib.Path, ...]
     controller: pathlib.Path | None = None
+    rules: Rules | None = None
+
+    def __post_init__(self):
+        if self.rules is None and self.controller is not None:
+            object.__setattr__(self, "rules", Rules.named(len(self.models)))
+        if self.rules is not None:
+            self.rules.require_parts(self.controller is not None, len(self.models))
+        elif len(self.models) != 1:
+            raise ValueError(
+                f"`rules` must be given for a system of several files. Received: {self}"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """For a job."""
+        return {
+            "name": self.name,
+            "controller": str(self.controller) if self.controller else None,
+            "models": [str(path) for path in self.models],
+            "rules": self.rules.to_json("job") if self.rules else None,
+        }
 
 
 def outputs(
@@ -48,7 +76,7 @@ def outputs(
 
     Args:
         paths: name -> file.
-        images: raw pixels [n, H, W, 3].
+        images: what the files take: raw pixels [n, H, W, 3], or features [n, h, w, c].
         runtime: see `export.runtime.find_runtime`.
 
     Returns:
@@ -57,22 +85,68 @@ def outputs(
     Raises:
         InstanasError: a file fails (exit code 5), or no runtime is installed.
     """
-    job = {
-        "task": "outputs",
-        "runtime": runtime,
-        "models": {name: str(path) for name, path in paths.items()},
-    }
-    return _run(job, images)
+    return _run(_files_job("outputs", paths, runtime), images)
 
 
-def choices(controllers: dict[str, pathlib.Path], images: np.ndarray, runtime: str = "auto"):
+def every_output(
+    paths: dict[str, pathlib.Path], images: np.ndarray, runtime: str = "auto"
+) -> dict[str, dict[tuple[str, int], np.ndarray]]:
+    """All outputs of every file for every image.
+
+    Args:
+        paths: name -> file.
+        images: as for `outputs`.
+        runtime: see `export.runtime.find_runtime`.
+
+    Returns:
+        Name -> (kind of NumPy such as `f`, number of axes) -> [n, ...]; of two outputs that
+        share both, the first. A file does not keep the names of its outputs.
+
+    Raises:
+        InstanasError: a file fails (exit code 5), or no runtime is installed.
+    """
+    found: dict[str, dict[tuple[str, int], np.ndarray]] = {name: {} for name in paths}
+    for key, rows in _run(_files_job("every_output", paths, runtime), images).items():
+        name, _, _ = key.rpartition("/")
+        found[name][rows.dtype.kind, rows.ndim] = rows
+    return found
+
+
+def choices(
+    controllers: dict[str, pathlib.Path], images: np.ndarray, runtime: str = "auto"
+) -> dict[str, np.ndarray]:
     """Index of the expert that each controller names for each image: name -> int [n]."""
+    return _run(_files_job("choices", controllers, runtime), images)
+
+
+def answers(
+    systems: Sequence[System], images: np.ndarray, runtime: str = "auto"
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """What every system says of every image.
+
+    Args:
+        systems: their names differ.
+        images: raw pixels [n, H, W, 3].
+        runtime: see `export.runtime.find_runtime`.
+
+    Returns:
+        Name -> (class int [n], which experts ran bool [n, E]). E of a single file is 1.
+
+    Raises:
+        InstanasError: a file fails (exit code 5), or no runtime is installed.
+        InputError: a system's files are not what its rules speak of.
+    """
     job = {
-        "task": "choices",
+        "task": "answers",
         "runtime": runtime,
-        "models": {name: str(path) for name, path in controllers.items()},
+        "threads": 1,
+        "systems": [system.to_json() for system in systems],
     }
-    return _run(job, images)
+    found = _run(job, images)
+    return {
+        system.name: (found[f"classes_{index}"], found[f"ran_{index}"])
+        for index, system in enumerate(systems)
+    }
 
 
 def timings(
@@ -98,7 +172,7 @@ def timings(
         runtime: see `export.runtime.find_runtime`.
 
     Returns:
-        Name -> milliseconds [rounds, n], from setting the input to reading the logits.
+        Name -> milliseconds [rounds, n], from setting the input to what says the class.
 
     Raises:
         InstanasError: a file fails (exit code 5), or no runtime is installed.
@@ -109,16 +183,14 @@ def timings(
         "threads": threads,
         "rounds": rounds,
         "seed": seed,
-        "systems": [
-            {
-                "name": system.name,
-                "controller": str(system.controller) if system.controller else None,
-                "models": [str(path) for path in system.models],
-            }
-            for system in systems
-        ],
+        "systems": [system.to_json() for system in systems],
     }
     return _run(job, images)
+
+
+def _files_job(task: str, paths: dict[str, pathlib.Path], runtime: str) -> dict[str, Any]:
+    models = {name: str(path) for name, path in paths.items()}
+    return {"task": task, "runtime": runtime, "models": models}
 
 
 def _run(job: dict[str, Any], images: np.ndarray) -> dict[str, np.ndarray]:
@@ -150,30 +222,56 @@ def _outputs_task(job: dict[str, Any], images: np.ndarray) -> dict[str, np.ndarr
     found = {}
     for name, path in job["models"].items():
         model = TfliteModel(pathlib.Path(path), runtime=job["runtime"])
-        index = model.output_index(kind)
+        index = model.output(kind).index
         rows = [model.run_one(image[None].astype(np.float32), index) for image in images]
         found[name] = np.concatenate(rows)
     return found
 
 
+def _every_output_task(job: dict[str, Any], images: np.ndarray) -> dict[str, np.ndarray]:
+    found = {}
+    for name, path in job["models"].items():
+        model = TfliteModel(pathlib.Path(path), runtime=job["runtime"])
+        firsts = {(item.kind, len(item.shape)): item.index for item in reversed(model.outputs)}
+        rows: dict[int, list[np.ndarray]] = {index: [] for index in firsts.values()}
+        for image in images:
+            model.invoke(image[None].astype(np.float32))
+            for index, values in rows.items():
+                values.append(model.read(index))
+        for index, values in rows.items():
+            found[f"{name}/{index}"] = np.concatenate(values)
+    return found
+
+
+def _answers_task(job: dict[str, Any], images: np.ndarray) -> dict[str, np.ndarray]:
+    load = _loader(job)
+    found = {}
+    for number, system in enumerate(job["systems"]):
+        routed = _routed(system, load)
+        classes = np.zeros(len(images), int)
+        ran = np.zeros((len(images), len(system["models"])), bool)
+        for position, image in enumerate(images):
+            votes, experts = routed.vote(image[None].astype(np.float32))
+            classes[position] = votes.argmax()
+            ran[position, list(experts)] = True
+        found |= {f"classes_{number}": classes, f"ran_{number}": ran}
+    return found
+
+
 def _timings_task(job: dict[str, Any], images: np.ndarray) -> dict[str, np.ndarray]:
-    loaded: dict[str, TfliteModel] = {}
-
-    def load(path: str) -> TfliteModel:
-        if path not in loaded:
-            loaded[path] = TfliteModel(pathlib.Path(path), job["threads"], job["runtime"])
-        return loaded[path]
-
-    runs = []
-    for system in job["systems"]:
-        models = [load(path) for path in system["models"]]
-        if system["controller"]:
-            runs.append(Routed(load(system["controller"]), models).run)
-        else:
-            runs.append(_single(models[0]))
+    load = _loader(job)
+    runs = [
+        _routed(system, load).vote if system["rules"] else _single(load(system["models"][0]))
+        for system in job["systems"]
+    ]
+    for system in job["systems"]:  # Rules may leave out some models on the first images.
+        for path in filter(None, (system["controller"], *system["models"])):
+            model = load(path)
+            for _ in range(WARM_UP_RUNS):
+                model.invoke(np.zeros(model.input_shape, np.float32))
     generator = np.random.default_rng(job["seed"])
     measured = np.zeros((len(runs), job["rounds"], len(images)))
-    for image in images[:20]:  # Warm-up: the first runs of a model are slower.
+    for image in images[:WARM_UP_RUNS]:
         for run in runs:
             run(image[None].astype(np.float32))
     for round_index in range(job["rounds"]):
@@ -186,12 +284,34 @@ def _timings_task(job: dict[str, Any], images: np.ndarray) -> dict[str, np.ndarr
     return {system["name"]: measured[index] * 1e3 for index, system in enumerate(job["systems"])}
 
 
-def _single(model: TfliteModel):
-    index = model.output_index("f")
+def _loader(job: dict[str, Any]) -> Callable[[str], TfliteModel]:
+    """Loads a file for all systems that share it."""
+    return functools.cache(
+        lambda path: TfliteModel(pathlib.Path(path), job["threads"], job["runtime"])
+    )
+
+
+def _routed(system: dict[str, Any], load: Callable[[str], TfliteModel]) -> Routed:
+    front = load(system["controller"]) if system["controller"] else None
+    try:
+        rules = Rules.from_json(system["rules"]) if system["rules"] else Rules(0, (-1,), (0.0,))
+        return Routed(front, [load(path) for path in system["models"]], rules)
+    except ValueError as error:
+        raise InputError(f"{system['name']}: {error}") from error
+
+
+def _single(model: TfliteModel) -> Callable[[np.ndarray], np.ndarray]:
+    index = model.output("f").index
     return lambda image: model.run_one(image, index)
 
 
-TASKS = {"outputs": _outputs_task, "choices": _outputs_task, "timings": _timings_task}
+TASKS = {
+    "outputs": _outputs_task,
+    "every_output": _every_output_task,
+    "choices": _outputs_task,
+    "answers": _answers_task,
+    "timings": _timings_task,
+}
 
 
 def main(argv: Sequence[str]) -> int:

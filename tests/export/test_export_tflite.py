@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from export import convert, export_tflite
+from export import convert, export_tflite, manifest, ship
 from instanas_tf.errors import CommandError, InputError
 from tests import fixtures_ring as ring
 
@@ -29,16 +29,16 @@ def refused(capfd, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("all", [0, 1, 2, 3]), ("0", [0]), ("3,1", [1, 3]), ("2,2, 0", [0, 2])]
+    ("text", "expected"), [("all", [0, 1, 3]), ("0", [0]), ("3,1", [1, 3]), ("3,3, 0", [0, 3])]
 )
 def test_parse_experts(text, expected):
-    assert export_tflite.parse_experts(text, 4) == expected
+    assert export_tflite.parse_experts(text, [0, 1, 3]) == expected
 
 
-@pytest.mark.parametrize("text", ["x", "", "1,", "4", "-1", "1.5", "99", "ALL"])
+@pytest.mark.parametrize("text", ["x", "", "1,", "2", "-1", "1.5", "99", "ALL"])
 def test_experts_that_do_not_exist(text):
-    with pytest.raises(InputError, match="0 (and|to) "):
-        export_tflite.parse_experts(text, 4)
+    with pytest.raises(InputError, match=f"--expert={text}.* 0, 1, 3$"):
+        export_tflite.parse_experts(text, [0, 1, 3])
 
 
 @pytest.mark.parametrize(
@@ -46,15 +46,15 @@ def test_experts_that_do_not_exist(text):
     [
         ("extra", "unexpected argument 'extra'"),
         ("--exprt=0", "exprt"),
-        ("--expert=99", "--expert=99: the variant has experts 0 to"),
-        ("--expert=x", "--expert=x must be all, or indices"),
-        ("--variant=Z", "--variant=Z is not one of ['A']"),
+        ("--expert=99", "--expert=99: the variant runs the experts 0, "),
+        ("--expert=x", "--expert=x must be all, or some of 0, "),
+        ("--variant=Z", "--variant=Z is not one of ['A', 'B', 'C', 'D', 'E', 'F']"),
     ],
 )
-def test_mistakes(refused, trained, argument, words):
-    before = ring.listing(trained)
-    assert words in refused(f"--workdir={trained}", argument)
-    assert ring.listing(trained) == before
+def test_mistakes(refused, kinds, argument, words):
+    before = ring.listing(kinds)
+    assert words in refused(f"--workdir={kinds}", argument)
+    assert ring.listing(kinds) == before
 
 
 def test_no_run(refused, tmp_path, monkeypatch):
@@ -108,27 +108,34 @@ def test_a_bench_that_fails_leaves_nothing(refused, trained_copy, monkeypatch, c
 
     monkeypatch.setattr(convert, "to_tflite", lambda *args: b"x")
     monkeypatch.setattr(convert, "check", lambda models, *rest: dict.fromkeys(models, 0.0))
-    monkeypatch.setattr(export_tflite, "bench", fail)
+    monkeypatch.setattr(ship, "bench", fail)
     before = ring.listing(trained_copy)
     assert refused(f"--workdir={trained_copy}", code=code) == "the bench said so"
     assert ring.listing(trained_copy) == before
 
 
-def test_some_experts(trained_copy, monkeypatch, capsys):
-    def measure(manifest, out, *rest):
-        names = [entry["name"] for entry in json.loads(manifest.read_text())["models"]]
+@pytest.fixture
+def quick(monkeypatch):
+    """Lets the command convert, check and measure nothing."""
+
+    def measure(listed, out, *rest):
+        names = [entry["name"] for entry in json.loads(listed.read_text())["models"]]
         return [{"model": n, "median_ms": 1.0, "device": {}, "runtime": {}} for n in names]
 
     monkeypatch.setattr(convert, "to_tflite", lambda *args: b"x")
     monkeypatch.setattr(convert, "check", lambda models, *rest: dict.fromkeys(models, 0.0))
-    monkeypatch.setattr(export_tflite, "bench", measure)
-    out = trained_copy / "some"
-    arguments = [f"--workdir={trained_copy}", "--expert=1", f"--out={out}"]
+    monkeypatch.setattr(ship, "bench", measure)
+
+
+def test_some_experts(kinds, tmp_path, quick, capsys):
+    run = ring.copy_run(kinds, tmp_path)
+    out = run / "some"
+    arguments = [f"--workdir={run}", "--variant=D", "--expert=1", f"--out={out}"]
     assert export_tflite.main(["export_tflite", *arguments]) == 0
     content = json.loads((out / "manifest.json").read_text())
     assert [entry["name"] for entry in content["models"]] == ["controller", "expert_01"]
-    assert content["experts"] > 1
-    assert f"Wrote variant A to {out}" in capsys.readouterr().out
+    assert content["experts"] == 3
+    assert f"Wrote variant D (image) to {out}" in capsys.readouterr().out
     (out / "notes.txt").write_text("mine")
     assert export_tflite.main(["export_tflite", *arguments]) == 2
     assert "holds 'notes.txt', which no export wrote" in capsys.readouterr().err
@@ -137,10 +144,104 @@ def test_some_experts(trained_copy, monkeypatch, capsys):
     left_behind, link = out.parent / ".some.killed", out.parent / "link"
     left_behind.mkdir()
     link.symlink_to(out)
-    arguments[1:] = ["--expert=0", f"--out={link}"]
+    arguments[2:] = ["--expert=0", f"--out={link}"]
     assert export_tflite.main(["export_tflite", *arguments]) == 0
     assert link.is_symlink() and not left_behind.exists()
     assert sorted(path.name for path in out.glob("*.tflite")) == [
         "controller.tflite",
         "expert_00.tflite",
     ]
+
+
+def judged(workdir, pays, instead="expert_01"):
+    """Lets the results of a run say whether choosing by image pays."""
+
+    def change(results):
+        (variant,) = results["variants"]
+        variant |= {"pays": pays, "static_instead": instead, "sentence": f"it pays: {pays}"}
+
+    ring.change_json(workdir / "results.json", change)
+    return [f"--workdir={workdir}", f"--out={workdir / 'export'}"]
+
+
+def test_a_variant_that_pays_is_exported(trained_copy, quick):
+    code, out, err = ring.quietly(export_tflite.main, *judged(trained_copy, True))
+    assert code == 0, err
+    assert out.startswith("A: it pays: True\n")
+    assert "Wrote variant A (" in out
+    content = manifest.read(trained_copy / "export").content
+    assert content["variant"] == "A"
+    assert content["routing"]["kind"] != "static"
+
+
+def alone_of(workdir):
+    """Name of the expert that was trained by itself too."""
+    results = json.loads((workdir / "results.json").read_text())
+    return results["static"][4]["name"]
+
+
+@pytest.mark.parametrize("name", ["expert_01", "mobilenet_v2_1.0", "alone"])
+def test_where_it_does_not_pay_one_network_is_exported(trained_copy, quick, name):
+    name = alone_of(trained_copy) if name == "alone" else name
+    code, out, err = ring.quietly(export_tflite.main, *judged(trained_copy, False, name))
+    assert code == 0, err
+    assert out.startswith("A: it pays: False\n")
+    assert f"Wrote {name} alone to {trained_copy / 'export'}" in out
+    assert "For variant A all the same: --variant=A" in out
+    found = manifest.read(trained_copy / "export")
+    assert [(model.name, model.kind) for model in found.models] == [(name, "expert")]
+    assert (found.content["variant"], found.content["experts"]) == (None, 1)
+    assert found.content["routing"]["kind"] == "static"
+
+
+def test_the_user_may_decide_otherwise(trained_copy, quick, refused):
+    arguments = judged(trained_copy, False)
+    code, out, err = ring.quietly(export_tflite.main, *arguments, "--variant=A")
+    assert code == 0, err
+    assert "Wrote variant A (" in out
+    assert "it pays" not in out
+    line = refused(*arguments, "--expert=0")
+    assert "--expert=0: choosing by image does not pay here, and expert_01 is exported" in line
+    assert "give --variant=A" in line
+
+
+def without(*keys):
+    def change(results):
+        holder = results["variants"][0] if len(keys) > 1 else results
+        holder.pop(keys[-1])
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *[without(key) for key in ("variants", "static")],
+        *[without("variants", key) for key in ("name", "pays", "sentence", "static_instead")],
+        lambda results: results.update(variants=[]),
+        lambda results: results.update(variants=3),
+        lambda results: results["variants"][0].update(pays="yes"),
+        lambda results: results["variants"][0].update(static_instead="expert_09"),
+        lambda results: results.update(static=[3]),
+    ],
+)
+def test_damaged_results(refused, trained_copy, change):
+    ring.change_json(trained_copy / "results.json", change)
+    line = refused(f"--workdir={trained_copy}")
+    assert "results.json is damaged (" in line
+    assert line.endswith("delete it and run --stage=evaluate again")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff"])
+def test_results_that_are_none(refused, trained_copy, content):
+    (trained_copy / "results.json").write_bytes(content)
+    line = refused(f"--workdir={trained_copy}")
+    assert "results.json" in line
+    assert line.endswith("delete it and run --stage=evaluate again")
+
+
+def test_without_results_the_variant_is_exported(trained_copy, quick):
+    (trained_copy / "results.json").unlink()
+    code, out, err = ring.quietly(export_tflite.main, f"--workdir={trained_copy}")
+    assert code == 0, err
+    assert "Wrote variant A (" in out

@@ -6,6 +6,7 @@ import pytest
 
 from export import manifest
 from export.predictor import Predictor
+from export.routed import Rules
 from instanas_tf.errors import InputError, ModelError
 from tests.fixtures_ring import change_json
 
@@ -18,7 +19,8 @@ def folder(tmp_path):
         path = tmp_path / f"{name}.tflite"
         path.write_bytes(name.encode())
         entries.append(manifest.entry(name, kind, path, more=1))
-    manifest.write(tmp_path, entries, experts=1, labels=["a", "b"])
+    routing = Rules.named(1).to_json("search")
+    manifest.write(tmp_path, entries, experts=1, routing=routing, labels=["a", "b"])
     return tmp_path
 
 
@@ -93,18 +95,69 @@ def test_an_export_of_some_experts(folder):
         Predictor(folder)
 
 
-def test_an_export_without_controller(folder):
-    change_json(folder / "manifest.json", lambda content: content["models"].pop(0))
-    with pytest.raises(InputError, match="holds no controller with experts"):
+@pytest.mark.parametrize("count", [None, "1", True, 0])
+def test_a_number_of_experts_that_is_none(folder, count):
+    change_json(folder / "manifest.json", lambda content: content.update(experts=count))
+    with pytest.raises(InputError, match=f"holds 1 of {count} experts"):
         Predictor(folder)
 
 
-def test_experts_in_another_order(folder):
-    def rename(content):
-        content["models"][1]["name"] = "expert_01"
+def test_an_export_without_controller(folder):
+    change_json(folder / "manifest.json", lambda content: content["models"].pop(0))
+    with pytest.raises(InputError, match="a front must be there. Received: no front; export"):
+        Predictor(folder)
 
-    change_json(folder / "manifest.json", rename)
-    with pytest.raises(InputError, match="manifest.json mixes up its experts; export again"):
+
+def test_an_export_with_a_controller_that_nothing_needs(folder):
+    change_json(folder / "manifest.json", lambda content: content["routing"].update(first=0))
+    with pytest.raises(InputError, match="a front must be absent. Received: a front; export"):
+        Predictor(folder)
+
+
+def test_two_controllers(folder):
+    def double(content):
+        content["models"].append({**content["models"][0], "name": "more"})
+
+    change_json(folder / "manifest.json", double)
+    with pytest.raises(InputError, match="must hold one controller. Received: 2; export again"):
+        Predictor(folder)
+
+
+def test_an_older_manifest_without_routing(folder):
+    change_json(folder / "manifest.json", lambda content: content.pop("routing"))
+    with pytest.raises(InputError, match="manifest.json: `routing` is missing.*export again"):
+        Predictor(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"following": [-1, -1], "thresholds": [0.0, 0.0], "weights": [1.0, 1.0]},
+        {"following": [0]},
+        {"thresholds": [1.5]},
+        {"weights": [0.0]},
+        {"weights": []},
+        {"first": 1},
+        {"features": "yes"},
+        {"more": 1},
+    ],
+)
+def test_malformed_routing(folder, change):
+    change_json(folder / "manifest.json", lambda content: content["routing"].update(change))
+    with pytest.raises(InputError, match="manifest.json: .*Received: .*; export again") as caught:
+        Predictor(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_experts_in_another_order(folder):
+    def swap(content):
+        first = content["models"][1]
+        content["models"].append({**first, "name": "expert_00"})
+        first["name"] = "expert_01"
+        content.update(experts=2, routing=Rules.named(2).to_json("search"))
+
+    change_json(folder / "manifest.json", swap)
+    with pytest.raises(InputError, match="the manifest mixes up its experts; export again"):
         Predictor(folder)
 
 

@@ -1,9 +1,14 @@
 """Controller and experts with a TFLite runtime alone; run in a process without TensorFlow."""
 
 import json
+import math
 
+import keras
+import numpy as np
 import pytest
 
+from export import convert, manifest
+from export.routed import Rules
 from tests import fixtures_ring as ring
 
 TRY = """
@@ -29,7 +34,7 @@ for name, images in {
     "ragged": [np.zeros((8, 8, 3)), np.zeros((9, 9, 3))],
 }.items():
     try:
-        answers[name] = [[p.class_index, p.expert] for p in predictor.predict(images)]
+        answers[name] = [[p.class_index, p.expert, p.experts] for p in predictor.predict(images)]
     except InputError as error:
         answers[name] = str(error)
 answers["shape"] = predictor.image_shape
@@ -66,3 +71,105 @@ def test_images_that_differ(answers):
 @pytest.mark.parametrize("name", ["size", "gray", "bool", "text"])
 def test_images_that_cannot_be_used(answers, name):
     assert "must be raw pixels of shape [n, 8, 8, 3]. Received: shape" in answers[name]
+
+
+TELL = """
+import dataclasses, json, sys
+import numpy as np
+from export.predictor import Predictor
+from instanas_tf.errors import InstanasError
+try:
+    predictor = Predictor(sys.argv[1])
+    image = np.full((8, 8, 3), 255, np.uint8)
+    (found,) = predictor.predict(image)
+    json.dump({**dataclasses.asdict(found), "shape": predictor.image_shape}, sys.stdout)
+except InstanasError as error:
+    json.dump(str(error), sys.stdout)
+"""
+
+
+def said(folder):
+    """The prediction for a white image, or the error."""
+    done = ring.python("-c", TELL, folder)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def expert(shape, bias):
+    """Its logits are the bias, whatever the input."""
+    layers = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(len(bias))]
+    model = keras.Sequential([keras.Input(shape), *layers])
+    model.layers[-1].set_weights([np.zeros((shape[-1], len(bias))), np.array(bias)])
+    return model
+
+
+def write(folder, models, shapes, rules, **content):
+    paths = convert.write_models(models, folder, shapes)
+    entries = [
+        manifest.entry(name, "expert" if "expert" in name else "controller", path)
+        for name, path in paths.items()
+    ]
+    content = {
+        "experts": sum("expert" in name for name in models),
+        "routing": rules.to_json("test"),
+        "labels": ["no", "yes"],
+        **content,
+    }
+    manifest.write(folder, entries, **content)
+    return folder
+
+
+IMAGE, FEATURES = (1, 8, 8, 3), (1, 4, 4, 2)
+UNSURE, SURE = [0.0, math.log(1.5)], [math.log(4.0), 0.0]  # Softmax 0.4, 0.6; and 0.8, 0.2.
+
+
+def test_a_static_export(tmp_path):
+    models = {"expert_00": expert(IMAGE[1:], SURE)}
+    found = said(write(tmp_path, models, {"expert_00": IMAGE}, Rules(0, (-1,), (0.0,))))
+    assert (found["label"], found["class_index"], found["expert"]) == ("no", 0, "expert_00")
+    assert found["experts"] == ["expert_00"]
+    assert found["probability"] == pytest.approx(0.8, abs=1e-6)
+    assert found["shape"] == [8, 8, 3]
+    assert found["latency_ms"] > 0
+
+
+def test_a_cascade_on_features(tmp_path):
+    stem = keras.Sequential([keras.Input(IMAGE[1:]), keras.layers.Conv2D(2, 3, 2, "same")])
+    models = {
+        "controller": convert.DeployedFront(stem, None),
+        "expert_00": expert(FEATURES[1:], UNSURE),
+        "expert_01": expert(FEATURES[1:], SURE),
+    }
+    shapes = {"controller": IMAGE, "expert_00": FEATURES, "expert_01": FEATURES}
+    rules = Rules(0, (1, -1), (0.3, 0.0), True)
+    found = said(write(tmp_path, models, shapes, rules))
+    assert found["experts"] == ["expert_00", "expert_01"]
+    assert (found["expert"], found["label"]) == ("expert_01", "no")
+    assert found["probability"] == pytest.approx(0.6, abs=1e-6)
+    assert found["shape"] == [8, 8, 3]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"labels": ["only"]}, "`labels` must name the 2 classes of the experts. Received: 1"),
+        ({"routing": Rules.named(1).to_json("x")}, "`first` must be an index where the front"),
+    ],
+)
+def test_an_export_whose_files_do_not_fit(tmp_path, change, words):
+    stem = keras.Sequential([keras.Input(IMAGE[1:]), keras.layers.Conv2D(2, 3, 2, "same")])
+    models = {
+        "controller": convert.DeployedFront(stem, None),
+        "expert_00": expert(FEATURES[1:], SURE),
+    }
+    shapes = {"controller": IMAGE, "expert_00": FEATURES}
+    line = said(write(tmp_path, models, shapes, Rules(0, (-1,), (0.0,), True), **change))
+    assert line.startswith(f"{tmp_path}/manifest.json: {words}")
+    assert line.endswith("; export again: export_tflite --expert=all")
+    assert "\n" not in line
+
+
+def test_every_image_gets_its_experts(answers):
+    for item in answers["many"]:
+        assert item[2][-1] == item[1]
+        assert item[2] == sorted(set(item[2]))
