@@ -1,7 +1,7 @@
 r"""Command: train controller, supernet and experts, and compare them with MobileNetV2.
 
     python -m instanas_tf.train --config=configs/digits.py --workdir=runs/digits \
-        [--config.some.key=value] [--stage=all|pretrain|measure|search|finetune|evaluate]
+        [--config.some.key=value] [--stage=all|pretrain|measure|search|finetune|route|evaluate]
 
 With no flags it trains scikit-learn's digits into runs/digits. Run the same command again
 to go on after an interruption. All settings: instanas_tf/pipeline/config.py.
@@ -24,19 +24,28 @@ from ml_collections import ConfigDict, config_flags
 from export.runtime import find_runtime
 from instanas_tf import children, cli, files, startup
 from instanas_tf.errors import CommandError, InputError, ModelError
-from instanas_tf.pipeline import checks
-from instanas_tf.pipeline import config as config_module
+from instanas_tf.pipeline import checks, config_files
 from instanas_tf.pipeline.cluster import ALONE, join, read_tf_config
-from instanas_tf.pipeline.workdir import STAGES, WorkDir, drop_finished, locked, open_workdir, start
+from instanas_tf.pipeline.workdir import (
+    STAGES,
+    WorkDir,
+    drop_finished,
+    is_answered,
+    locked,
+    open_workdir,
+    start,
+)
 
 NEEDS = {
     "pretrain": (),
     "measure": (),
     "search": ("pretrain", "measure"),
     "finetune": ("pretrain", "measure", "search"),
-    "evaluate": ("pretrain", "measure", "search", "finetune"),
+    "route": ("pretrain", "measure", "search", "finetune"),
+    "evaluate": ("pretrain", "measure", "search", "finetune", "route"),
 }
-NEED_TENSORFLOW = ("measure", "evaluate")
+ONLY_TENSORFLOW = ("measure", "route")
+NEED_TENSORFLOW = (*ONLY_TENSORFLOW, "evaluate")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rest = [a for a in argv if a not in overrides]
 
     def command(parsed: flags.FlagValues) -> None:
-        config = override(config_module.load(parsed.config), overrides)
+        config = override(config_files.load(parsed.config), overrides)
         checks.check(config)
         name = pathlib.Path(parsed.config).stem if parsed.config else config.data.name
         root = parsed.workdir or f"runs/{name.replace('/', '_')}"
@@ -75,7 +84,7 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> ConfigDict:
     for name, argument in zip(names, arguments, strict=True):
         if "=" not in argument:
             raise InputError(f"{argument} needs a value: --{name}=VALUE")
-    config_module.check_names(names)
+    config_files.check_names(names)
     values = flags.FlagValues()
     argv = ["train", *arguments]
     holder = config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
@@ -97,12 +106,14 @@ def train(config: ConfigDict, root: pathlib.Path, stage: str) -> None:
     workdir = open_workdir(root, config)
     wanted = list(STAGES) if stage == "all" else [stage]
     missing = [name for name in NEEDS[wanted[0]] if not workdir.is_done(name)]
+    if wanted[0] == "evaluate" and not missing and not is_answered(workdir.experts, config):
+        missing = ["route"]
     if missing:
         raise InputError(
             f"--stage={stage} needs the result of {missing[0]}, which {root} does not hold; "
             f"run --stage={missing[0]} first, or --stage=all"
         )
-    left = [name for name in wanted if not workdir.is_done(name)]
+    left = left_of(wanted, config, workdir)
     if not left:
         print(f"Nothing is left to do in {root}.")
     if task is not None:
@@ -113,8 +124,24 @@ def train(config: ConfigDict, root: pathlib.Path, stage: str) -> None:
         if set(left) & set(NEED_TENSORFLOW):
             find_runtime(config.latency.runtime)
         run_stages(left, config, workdir)
-    if workdir.is_done("evaluate") and (task is None or task[0] == 0):
+    if is_answered(workdir.results, config) and (task is None or task[0] == 0):
         print_results(workdir)
+
+
+def left_of(wanted: Sequence[str], config: ConfigDict, workdir: WorkDir) -> list[str]:
+    """The stages that have no result yet, or one for other targets.
+
+    Raises:
+        InputError: a result is damaged.
+    """
+    left = [name for name in wanted if not workdir.is_done(name)]
+    answers = {"route": workdir.experts, "evaluate": workdir.results}
+    for name, path in answers.items():
+        if name in wanted and name not in left and not is_answered(path, config):
+            left.append(name)
+    if "route" in left and "evaluate" in wanted and "evaluate" not in left:
+        left.append("evaluate")
+    return [name for name in wanted if name in left]
 
 
 def run_on_two_backends(names: Sequence[str], config: ConfigDict, workdir: WorkDir) -> None:
@@ -125,7 +152,7 @@ def run_on_two_backends(names: Sequence[str], config: ConfigDict, workdir: WorkD
         CommandError: that process failed.
     """
     for name in names:
-        if name != "measure":
+        if name not in ONLY_TENSORFLOW:
             run_stages([name], config, workdir)
         if name in NEED_TENSORFLOW:
             if importlib.util.find_spec("tensorflow") is None:
@@ -134,8 +161,7 @@ def run_on_two_backends(names: Sequence[str], config: ConfigDict, workdir: WorkD
                     f"{workdir.root} to a machine that has it, run --stage={name} there, and "
                     "bring it back"
                 )
-            if not workdir.config.exists():
-                run_stages([], config, workdir)
+            run_stages([], config, workdir)  # It reads the settings that this leaves.
             arguments = [f"--config={workdir.config}", f"--workdir={workdir.root}"]
             code = children.follow_module(
                 "instanas_tf.train", *arguments, f"--stage={name}", KERAS_BACKEND="tensorflow"
@@ -166,6 +192,7 @@ def _run_stages(names: Sequence[str], config: ConfigDict, workdir: WorkDir) -> N
 
     images = data.load(config.data, config.seed)
     fitting.check_batches(config, images, workdir)
+    fitting.check_splits(config, images)
     if workdir.cluster.is_chief:
         start(workdir, config)
         drop_finished(workdir)
@@ -252,6 +279,13 @@ def _finetune(config: ConfigDict, images: Any, workdir: WorkDir) -> None:
     finetune.finetune(config, images, workdir)
 
 
+def _route(config: ConfigDict, images: Any, workdir: WorkDir) -> None:
+    from instanas_tf import route
+
+    if workdir.cluster.is_chief:
+        route.route(config, images, dataclasses.replace(workdir, cluster=ALONE), _say)
+
+
 def _evaluate(config: ConfigDict, images: Any, workdir: WorkDir) -> None:
     """On another backend than TensorFlow: the trainings of this stage alone."""
     from instanas_tf.pipeline import baselines
@@ -270,6 +304,7 @@ _STAGES = {
     "measure": _measure,
     "search": _search,
     "finetune": _finetune,
+    "route": _route,
     "evaluate": _evaluate,
 }
 
@@ -282,11 +317,13 @@ def result_rows(results: dict[str, Any]) -> list[list[str]]:
         return [name, f"{accuracy:.4f}", f"{latency_ms:.3f}", f"{latency_ms / largest:.2f}"]
 
     rows = [
-        row(f"variant {item['name']}", item["accuracy"], item["mean_latency_ms"])
+        row(f"variant {item['name']} ({item['kind']})", item["accuracy"], item["mean_latency_ms"])
         for item in results["variants"]
     ]
     rows += [row(b["name"], b["accuracy"], b["latency_ms"]) for b in results["baselines"]]
     for control, by_variant in results["controls"].items():
+        if control == "seed_twin":
+            continue
         for name, item in by_variant.items():
             latency = item.get("latency_ms", item.get("mean_latency_ms"))
             rows.append(row(f"{control.replace('_', ' ')} ({name})", item["accuracy"], latency))
@@ -298,11 +335,13 @@ def print_results(workdir: WorkDir) -> None:
     results = files.read_json(workdir.results, "delete it and run --stage=evaluate again")
     try:
         rows = result_rows(results)
+        sentences = [f"{item['name']}: {item['sentence']}" for item in results["variants"]]
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise InputError(
             f"{workdir.results} is damaged ({error}); delete it and run --stage=evaluate again"
         ) from error
     print(cli.table(rows, ("on the test split, as TFLite files", "accuracy", "ms", "ratio")))
+    print("\n".join(sentences))
     print(f"Results: {workdir.results} and {workdir.picture}")
     print(f"Next: export_tflite --workdir={workdir.root} --expert=all")
 

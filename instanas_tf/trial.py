@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import tempfile
-from typing import Any
 
 import keras
 import tensorflow as tf
+from absl import logging
 from ml_collections import ConfigDict
 
-from export import convert, deploy, manifest
+from export import convert, manifest
 from export.bench import bench
-from instanas_tf import files, measure
+from instanas_tf import files, measure, route
 from instanas_tf.errors import DiskError, InputError, ModelError
 from instanas_tf.models.expert import static_network
 from instanas_tf.pipeline import (
@@ -27,6 +27,8 @@ from instanas_tf.pipeline import (
     workdir,
 )
 from instanas_tf.pipeline.workdir import WorkDir
+from instanas_tf.route import OutOfReachError
+from instanas_tf.spaces.space import SearchSpace
 
 OUTCOME = "outcome.json"
 _NOT_THE_TRIAL = (OSError, tf.errors.ResourceExhaustedError)  # What ends the whole search.
@@ -39,9 +41,9 @@ class Outcome:
 
     Attributes:
         accuracy: of the selected variant on the validation split.
-        controller_ms: measured.
-        latency_ms: mean over the validation split, controller included, as measured.
-        reference_ms: of the reference network, measured beside it.
+        controller_ms: of what names the expert, as measured; 0 for a cascade without it.
+        latency_ms: mean over the validation split, controller included, by what was measured.
+        reference_ms: of the reference network, as measured.
         reason: why the trial failed; empty if it did not.
     """
 
@@ -89,10 +91,10 @@ def run(
     place: WorkDir,
     tables: WorkDir,
 ) -> Outcome:
-    """Runs the stages that are left of a trial, and measures what came out.
+    """Runs the stages that are left of a trial, and says what came out.
 
-    The test split is not looked at. A trial whose training fails has an outcome too, with
-    the reason, so that it is not tried again.
+    The test split is not looked at. A trial whose training fails, or whose experts cannot
+    meet a target, has an outcome too, with the reason, so that it is not tried again.
 
     Args:
         config: with the trial's hyperparameters.
@@ -115,8 +117,8 @@ def run(
         keras.utils.clear_session(free_memory=True)
         try:
             _run_stages(config, images, place, tables)
-            found = _measured(config, reference, images, place, tables)
-        except ModelError as error:
+            found = _outcome(config, reference, images, place, tables)
+        except (ModelError, OutOfReachError) as error:
             if isinstance(error, DiskError) or isinstance(error.__cause__, _NOT_THE_TRIAL):
                 raise
             found = Outcome(reason=str(error))
@@ -133,6 +135,8 @@ def _run_stages(
         "measure": lambda: share_table(config, images.num_classes, place, tables),
         "search": lambda: search.search(config, images, place),
         "finetune": lambda: finetune.finetune(config, images, place),
+        # One process measures at a time.
+        "route": lambda: route.route(config, images, place, logging.info, workdir.waiting(tables)),
     }
     for name, stage in stages.items():
         if place.is_done(name):
@@ -167,37 +171,44 @@ def share_table(config: ConfigDict, num_classes: int, place: WorkDir, tables: Wo
     files.write_bytes(place.latency_table, shared.latency_table.read_bytes())
 
 
-def _measured(
+def _outcome(
     config: ConfigDict,
     reference: ConfigDict,
     images: data.ImageData,
     place: WorkDir,
     tables: WorkDir,
 ) -> Outcome:
-    """Measures the selected variant beside the reference network."""
+    """What the selected variant of a trial is worth."""
     variant = variants.pick(place)
+    entry, content = variant.entry, variant.content
+    reference_ms = content["reference_latency_ms"]
     space = fitting.make_space(reference, images.num_classes)
+    if space != variant.space:
+        reference_ms = _measured_ms(space, config, images, place, tables)
+    controllers_ms = content["controllers_ms"]
+    return Outcome(
+        accuracy=entry["validation_accuracy"],
+        controller_ms=controllers_ms[entry["controller"]] if entry["controller"] else 0.0,
+        latency_ms=entry["validation_latency_ms"],
+        reference_ms=reference_ms,
+    )
+
+
+def _measured_ms(
+    space: SearchSpace, config: ConfigDict, images: data.ImageData, place: WorkDir, tables: WorkDir
+) -> float:
+    """Measures the reference network of a space that is not the trial's."""
     policy = space.single_op_policy(space.reference_op)
-    models: dict[str, keras.Model] = deploy.models(variant)
-    models["reference"] = static_network(space, policy, images.mean, images.std)
-    shape = (1, images.image_size, images.image_size, 3)
+    models: dict[str, keras.Model] = {
+        "reference": static_network(space, policy, images.mean, images.std)
+    }
     with tempfile.TemporaryDirectory(prefix="trial") as temporary:
         folder = pathlib.Path(temporary)
+        shape = (1, images.image_size, images.image_size, 3)
         paths = convert.write_models(models, folder, {name: shape for name in models})
         entries = [manifest.entry(name, "probe", path) for name, path in paths.items()]
         listed = manifest.write(folder, entries)
         out = place.root / "measured" / "measurements.jsonl"
-        with workdir.waiting(tables):  # One process measures at a time.
-            rows = bench(listed, out, config.latency, config.latency.device)
-    median = {row["model"]: float(row["median_ms"]) for row in rows}
-    experts: list[dict[str, Any]] = variant.entry["experts"]
-    return Outcome(
-        accuracy=float(variant.entry["validation_accuracy"]["recalibrated"]),
-        controller_ms=median["controller"],
-        latency_ms=objectives.mean_latency_ms(
-            median["controller"],
-            [expert["share"] for expert in experts],
-            [median[expert["name"]] for expert in experts],
-        ),
-        reference_ms=median["reference"],
-    )
+        with workdir.waiting(tables):
+            (row,) = bench(listed, out, config.latency, config.latency.device)
+    return float(row["median_ms"])

@@ -24,9 +24,8 @@ from absl import flags
 
 from export.runtime import find_runtime
 from instanas_tf import cli, startup, train
-from instanas_tf.pipeline import config as config_module
+from instanas_tf.pipeline import config_files, objectives, tuning
 from instanas_tf.pipeline import knobs as knobs_module
-from instanas_tf.pipeline import objectives, tuning
 from instanas_tf.pipeline.tuning import Plan, Role, Row, TuneDir
 from instanas_tf.pipeline.workdir import WorkDir, locked
 
@@ -63,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rest = [a for a in argv if a not in overrides]
 
     def command(parsed: flags.FlagValues) -> None:
-        config = train.override(config_module.load(parsed.config), overrides)
+        config = train.override(config_files.load(parsed.config), overrides)
         knobs = knobs_module.select(parsed.knobs, config.search.recipe)
         plan = Plan(config, parsed.objective, parsed.tuner, knobs, parsed.trials)
         name = pathlib.Path(parsed.config).stem if parsed.config else config.data.name
@@ -104,7 +103,7 @@ def run(plan: Plan, folder: TuneDir, role: Role) -> list[Row]:
     """Loads the data, and runs this process's part of the search; the rows of its trials."""
     startup.import_tensorflow()
     from instanas_tf import tuner as tuner_module
-    from instanas_tf.pipeline import data
+    from instanas_tf.pipeline import data, fitting
 
     images = None
     if not role.is_chief:
@@ -116,6 +115,7 @@ def run(plan: Plan, folder: TuneDir, role: Role) -> list[Row]:
         ):
             if size:
                 data.steps_per_epoch(images.train, size)
+        fitting.check_splits(plan.config, images)
     tuning.start(folder, plan)
     tuner = tuner_module.TrialTuner(plan, folder, role, images, say)
     if role.is_chief:

@@ -25,7 +25,11 @@ SHORT = {
     "search.epochs": 2,
     "finetune.epochs": 1,
     "experts.count": 3,
+    "experts.candidates": 4,
+    "experts.explore": 2,
     "experts.recalibration_images": 160,
+    "route.epochs": 1,
+    "route.image_controllers": "('half',)",
     "variants.targets": "(1.0,)",
     "latency.rounds": 1,
     "latency.min_secs": 0.001,
@@ -33,6 +37,7 @@ SHORT = {
     "latency.warmup_runs": 1,
     "latency.calibration_experts": 6,
     "latency.validation_experts": 4,
+    "evaluate.alone": 1,
     "evaluate.rounds": 1,
     "evaluate.timed_images": 10,
     "evaluate.baseline_widths": "(1.0,)",
@@ -115,14 +120,75 @@ def trained_run(factory):
 def exported_run(factory):
     """The export of that run; made on the first call. Do not change it."""
     if "exported" not in _MADE:
-        from export import export_tflite
-
         workdir = trained_run(factory)
-        code, out, err = quietly(export_tflite.main, f"--workdir={workdir}")
-        assert code == 0, err
-        assert f"Wrote variant A to {workdir / 'export'}" in out
-        _MADE["exported"] = workdir / "export"
+        _MADE["exported"] = export(workdir, "A", workdir / "export")
     return _MADE["exported"]
+
+
+def export(workdir, variant, out):
+    """Exports a variant by its name, whatever the results say of it; the folder."""
+    from export import export_tflite
+
+    code, printed, err = quietly(
+        export_tflite.main, f"--workdir={workdir}", f"--variant={variant}", f"--out={out}"
+    )
+    assert code == 0, err
+    assert f"Wrote variant {variant} (" in printed
+    return out
+
+
+# Who decides, and whether the experts go on from shared features; a variant of each.
+KINDS = {
+    "A": ("cascade", False),
+    "B": ("cascade", True),
+    "C": ("search", False),
+    "D": ("image", False),
+    "E": ("features", True),
+    "F": ("start", False),
+}
+# Made up, so that the same is decided on every machine.
+PARTS_MS = {"reference": 2.0, "expert_00": 1.0, "expert_01": 2.0, "expert_02": 4.0}
+PARTS_MS |= {"front": 0.3, "tail_0": 0.8, "tail_1": 1.7, "tail_2": 3.8}
+
+
+def kinds_run(factory):
+    """A copy of that run with a variant of each kind, by latencies that are made up."""
+    if "kinds" not in _MADE:
+        _MADE["kinds"] = _routed_by_each_kind(copy_run(trained_run(factory), factory.mktemp("x")))
+    return _MADE["kinds"]
+
+
+def copy_run(workdir, folder):
+    """A copy of a run in a folder, to be changed."""
+    ignored = shutil.ignore_patterns("tensorboard", "export")
+    return pathlib.Path(shutil.copytree(workdir, pathlib.Path(folder) / "copy", ignore=ignored))
+
+
+def _routed_by_each_kind(workdir):
+    """Routes a run anew, with as many targets as there are kinds, and no results."""
+    from instanas_tf import route
+    from instanas_tf.pipeline import checks, data, decide
+    from instanas_tf.pipeline.workdir import WorkDir
+
+    (workdir / "results.json").unlink()
+    path = workdir / "parts" / "measurements.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        row["median_ms"] = PARTS_MS.get(row["model"], 0.4)  # Else that of a router.
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = checks.from_json(workdir / "config.json").copy_and_resolve_references()
+    config.variants.targets = tuple(1.3 - 0.01 * index for index in range(len(KINDS)))
+    wanted = iter(KINDS.values())
+
+    def pick(found, lead):
+        kind = next(wanted)
+        return next(item for item in found if (item.kind, item.features) == kind)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decide, "pick", pick)
+        images = data.load(config.data, config.seed)
+        route.route(config, images, WorkDir(workdir), lambda line: None)
+    return workdir
 
 
 @pytest.fixture(scope="session")
@@ -133,16 +199,23 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):
-    """The shared export; to be read only."""
-    return exported_run(tmp_path_factory)
+    """An export of a controller and all experts; to be read only."""
+    if "all" not in _MADE:
+        kinds = kinds_run(tmp_path_factory)
+        _MADE["all"] = export(kinds, "C", kinds.parent / "export")
+    return _MADE["all"]
+
+
+@pytest.fixture(scope="session")
+def kinds(tmp_path_factory):
+    """The shared work directory with a variant of each kind; to be read only."""
+    return kinds_run(tmp_path_factory)
 
 
 @pytest.fixture
 def trained_copy(trained, tmp_path):
     """A copy of the shared work directory, to be damaged."""
-    copy = tmp_path / "copy"
-    shutil.copytree(trained, copy, ignore=shutil.ignore_patterns("tensorboard", "export"))
-    return copy
+    return copy_run(trained, tmp_path)
 
 
 @pytest.fixture

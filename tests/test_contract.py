@@ -1,24 +1,20 @@
 """The whole ring on a tiny space: train, export, measure, predict; and what others may rely on."""
 
-import contextlib
+import itertools
 import json
 import math
-import os
+import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
 
 from android_bench import __main__ as android_bench
 from export import manifest, worker
+from export.routed import Rules
 from instanas_tf import train
 from instanas_tf.latency import LatencyTable
-from instanas_tf.pipeline import config as config_module
-from instanas_tf.pipeline import data, variants
+from instanas_tf.pipeline import config_files, data, variants
 from instanas_tf.pipeline.callbacks import read_metrics
 from instanas_tf.pipeline.workdir import WorkDir
 from tests import fixtures_ring as ring
@@ -41,7 +37,7 @@ def results(trained):
 
 @pytest.fixture(scope="session")
 def images(trained):
-    config = config_module.from_json(trained / "config.json")
+    config = config_files.from_json(trained / "config.json")
     return data.load(config.data, config.seed)
 
 
@@ -66,6 +62,7 @@ def test_files_of_a_work_directory(trained):
         "results.json",
         "results.png",
         "probes",
+        "parts",
     }
     stages = {row["stage"] for row in read_metrics(trained / "metrics.jsonl")}
     for stage in stages:
@@ -75,8 +72,16 @@ def test_files_of_a_work_directory(trained):
         "epoch_0001.weights.h5",
         "epoch_0002.weights.h5",
     ]
-    for name in ("pretrain", "search", "A_controller", "A_expert_00", "mobilenet_v2_1.0"):
-        assert (checkpoints / f"{name}.weights.h5").is_file()
+    names = {path.name.removesuffix(".weights.h5") for path in checkpoints.glob("*.h5")}
+    assert {re.sub("_[0-9a-f]{8}$", "", name) for name in names} == {
+        *("pretrain", "search", "expert_00", "expert_01", "expert_02"),
+        *("router_image_half", "router_features", "mobilenet_v2_1.0", "alone", "twin"),
+    }
+    assert {path.name for path in checkpoints.glob("*.json")} == {
+        "chosen.json",
+        "trained.json",
+        "routers.json",
+    }
     # What a finished stage resumes from is dropped, and nothing temporary is left.
     assert [path for path in checkpoints.iterdir() if path.is_dir()] == [
         checkpoints / "controllers"
@@ -90,14 +95,17 @@ def test_metrics(trained):
     for row in rows:
         epochs.setdefault(row["stage"], []).append(row["epoch"])
         assert {"loss", "val_accuracy"} <= set(row)
-    alone = [stage for stage in epochs if stage.startswith("alone_")]
-    assert len(alone) == 1
+    (alone,) = [stage for stage in epochs if stage.startswith("alone_")]
+    (twin,) = [stage for stage in epochs if stage.startswith("twin_")]
     assert epochs == {
         "pretrain": [1],
         "search": [1, 2],
-        "finetune_A": [1],
+        "finetune": [1],
+        "router_image_half": [1],
+        "router_features": [1],
         "mobilenet_v2_1.0": [1, 2, 3, 4],
-        alone[0]: [1, 2, 3, 4],
+        alone: [1, 2, 3, 4],
+        twin: [1, 2, 3, 4],
     }
 
 
@@ -124,19 +132,63 @@ def test_results(results):
     assert {"name", "model", "abi"} <= set(results["device"])
     assert {"name", "version"} <= set(results["runtime"])
     (variant,) = results["variants"]
-    keys = {"name", "accuracy", "mean_latency_ms", "controller_ms", "experts", "unique_policies"}
-    assert keys <= set(variant)
-    assert 0 < variant["controller_ms"] < variant["mean_latency_ms"]
-    assert variant["experts"] == len(variant["expert_results"])
+    assert variant["kind"] in variants.KINDS
+    assert 0 <= variant["controller_ms"] < variant["mean_latency_ms"]
+    assert variant["experts"] == len(variant["expert_results"]) <= 3
+    assert 1 <= variant["unique_policies"]
+    gain = variant["routing_gain"]
+    if gain is not None:
+        low, high = gain["interval"]
+        assert low <= high
+        assert variant["pays"] == (low > 0)
+        assert gain["gain"] == pytest.approx(variant["accuracy"] - gain["static_accuracy"])
+    static = [item["name"] for item in results["static"]]
+    assert variant["static_instead"] in static
+    assert variant["sentence"].startswith("choosing by image ")
     (baseline,) = results["baselines"]
-    assert {"name", "accuracy", "latency_ms"} <= set(baseline)
     assert baseline["name"] == "mobilenet_v2_1.0"
-    for name in ("majority_policy", "shuffled_policies", "best_static_expert"):
-        assert set(results["controls"][name]) == {"A"}
-        assert "accuracy" in results["controls"][name]["A"]
-    assert set(results["controls"]) >= {"static_trained_alone"}
-    for item in (variant, baseline):
+    assert static[:4] == ["expert_00", "expert_01", "expert_02", "mobilenet_v2_1.0"]
+    assert [name.startswith("alone_") for name in static[4:]] == [True]
+    cheapest, alone = results["static"][0], results["static"][4]
+    assert (cheapest["alone"], alone["expert"]) == (alone["name"], 0)
+    assert cheapest["gap"] == pytest.approx(alone["accuracy"] - cheapest["accuracy"])
+    for item in (variant, *results["static"]):
         assert 0 <= item["accuracy"] <= 1
+    envelope = results["static_envelope"]
+    assert envelope["latency_ms"] == sorted(item["latency_ms"] for item in results["static"])
+    assert envelope["accuracy"] == sorted(envelope["accuracy"])
+
+
+def test_controls(results):
+    controls = dict(results["controls"])
+    twin = controls.pop("seed_twin")
+    assert twin["twin_headroom"] == pytest.approx(twin["twin_oracle"] - twin["twin_best"])
+    assert twin["expert_headroom"] == pytest.approx(twin["expert_oracle"] - twin["expert_best"])
+    names = {"majority_policy", "shuffled_policies", "best_static_expert", "static_trained_alone"}
+    assert set(controls) == names
+    for control in controls.values():
+        assert set(control) == {"A"}
+        assert 0 <= control["A"]["accuracy"] <= 1
+    assert controls["static_trained_alone"]["A"]["name"].startswith("alone_")
+    assert controls["best_static_expert"]["A"]["name"].startswith("expert_")
+
+
+def test_experts(trained):
+    content = json.loads((trained / "experts.json").read_text())
+    assert (content["format"], content["version"]) == ("instanas_tf/experts", 2)
+    measured = [item["measured_latency_ms"] for item in content["experts"]]
+    predicted = [item["predicted_latency_ms"] for item in content["experts"]]
+    assert predicted == sorted(predicted)
+    assert len(measured) == 3 and min(measured) > 0
+    assert list(content["controllers_ms"])[1:] == ["image_half", "features"]
+    (entry,) = content["variants"]
+    assert content["selected"] == entry["name"] == "A"
+    assert entry["budget_ms"] == pytest.approx(content["reference_latency_ms"])
+    assert 0 < entry["validation_latency_ms"] <= entry["budget_ms"] * (1 + 1e-9)
+    assert len(entry["shares"]) == len(entry["experts"]) == len(entry["routing"]["following"])
+    assert {item["kind"] for item in entry["candidates"]} <= set(variants.KINDS)
+    for item in entry["candidates"]:
+        assert item["validation_latency_ms"] <= entry["budget_ms"] * (1 + 1e-9)
 
 
 def test_latency_table(trained):
@@ -152,11 +204,14 @@ def test_export(exported, trained):
     for model in content.models:
         model.verify()
     names = [model.name for model in content.models]
-    assert names[0] == "controller"
-    assert names[1:] == variants.pick(WorkDir(trained)).expert_names
+    variant = variants.pick(WorkDir(trained))
+    front = ["controller"] if variant.rules["first"] is None or variant.rules["features"] else []
+    assert names == [*front, *variant.expert_names]
     files = {path.name for path in exported.iterdir()}
     assert files == {f"{n}.tflite" for n in names} | {"manifest.json", "measurements.jsonl"}
-    assert content.content["experts"] == len(names) - 1
+    assert content.content["experts"] == len(variant.expert_names)
+    assert content.content["routing"] == variant.rules
+    assert content.content["variant"] == "A"
     assert content.content["labels"] == [str(digit) for digit in range(10)]
     assert content.content["input"]["shape"] == [1, 8, 8, 3]
     for model in content.models:
@@ -174,7 +229,7 @@ def test_the_bench_measures_the_export(exported, tmp_path, capsys):
     content = manifest.read(exported)
     assert [row["model"] for row in rows] == [model.name for model in content.models]
     assert [row["sha256"] for row in rows] == [model.sha256 for model in content.models]
-    assert "controller" in capsys.readouterr().out
+    assert "expert_0" in capsys.readouterr().out
 
 
 PREDICT = """
@@ -184,7 +239,7 @@ for name in ("tensorflow", "keras", "tensorflow_datasets", "ml_collections", "ab
 import numpy as np
 from export.predictor import Predictor
 predictor = Predictor(sys.argv[1])
-names = ("class_index", "label", "probability", "expert", "latency_ms")
+names = ("class_index", "label", "probability", "experts", "latency_ms")
 found = predictor.predict(np.load(sys.argv[2]))
 json.dump([[getattr(item, name) for name in names] for item in found], sys.stdout)
 """
@@ -208,34 +263,38 @@ def test_the_predictor_alone_gets_the_accuracy_of_the_results(exported, results,
         assert 0.1 <= probability <= 1  # The largest of ten.
         assert latency_ms > 0
     for expert in variant["expert_results"]:
-        share = np.mean([item[3] == expert["name"] for item in found])
+        share = np.mean([expert["name"] in item[3] for item in found])
         assert share == pytest.approx(expert["share"], abs=1e-9)
 
 
 def test_results_are_those_of_the_files(exported, results, images):
     pixels, labels = data.to_arrays(images.test)
     content = manifest.read(exported)
-    experts = {model.name: model.path for model in content.of_kind("expert")}
-    logits = worker.outputs(experts, pixels)
-    chosen = worker.choices({"c": exported / "controller.tflite"}, pixels)["c"]
-    hits = np.stack([np.argmax(logits[name], axis=-1) == labels for name in experts])
+    rules = Rules.from_json(content.content["routing"])
+    experts = tuple(model.path for model in content.of_kind("expert"))
+    front = exported / "controller.tflite" if rules.needs_front else None
+    system = worker.System("A", experts, front, rules)
+    classes, ran = worker.answers([system], pixels)["A"]
     (variant,) = results["variants"]
-    assert np.mean(hits[chosen, np.arange(60)]) == pytest.approx(variant["accuracy"], abs=1e-9)
-    for expert, row in zip(variant["expert_results"], hits, strict=True):
-        assert expert["accuracy"] == pytest.approx(np.mean(row), abs=1e-9)
-    best = np.argmax(np.bincount(chosen, minlength=len(hits)))
-    majority = results["controls"]["majority_policy"]["A"]
-    assert majority["expert"] == f"expert_{best:02d}"
-    assert majority["accuracy"] == pytest.approx(np.mean(hits[best]), abs=1e-9)
+    assert np.mean(classes == labels) == pytest.approx(variant["accuracy"], abs=1e-9)
+    shares = [expert["share"] for expert in variant["expert_results"]]
+    np.testing.assert_allclose(ran.mean(axis=0), shares, atol=1e-9)
+    assert len(np.unique(ran, axis=0)) == variant["unique_policies"]
+    if not rules.features:  # Then the files are those that ran by themselves, too.
+        names = [expert["name"] for expert in variant["expert_results"]]
+        logits = worker.outputs(dict(zip(names, experts, strict=True)), pixels)
+        for expert in variant["expert_results"]:
+            hits = np.argmax(logits[expert["name"]], axis=-1) == labels
+            assert expert["accuracy"] == pytest.approx(np.mean(hits), abs=1e-9)
 
 
 def test_the_splits_share_no_image(images):
-    splits = {name: getattr(images, name) for name in ("train", "validation", "test")}
-    pixels = {name: data.to_arrays(split)[0] for name, split in splits.items()}
-    assert [len(pixels[name]) for name in splits] == [160, 60, 60]
-    as_bytes = {name: {image.tobytes() for image in array} for name, array in pixels.items()}
-    assert as_bytes["test"].isdisjoint(as_bytes["train"] | as_bytes["validation"])
-    assert as_bytes["validation"].isdisjoint(as_bytes["train"])
+    names = ("train", "controller", "validation", "test")
+    pixels = {name: data.to_arrays(getattr(images, name))[0] for name in names}
+    assert [len(pixels[name]) for name in ("train", "validation", "test")] == [160, 60, 60]
+    as_bytes = [{image.tobytes() for image in pixels[name]} for name in names]
+    for first, second in itertools.combinations(as_bytes, 2):
+        assert first and first.isdisjoint(second)
 
 
 def test_the_second_time_nothing_is_done(trained):
@@ -246,86 +305,17 @@ def test_the_second_time_nothing_is_done(trained):
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
 
 
-def start(workdir, *arguments):
-    """Starts training in a process of its own."""
-    command = [sys.executable, "-m", "instanas_tf.train", f"--workdir={workdir}", *arguments]
-    with open(workdir.parent / f"{workdir.name}.log", "a") as log:
-        return subprocess.Popen(
-            command,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            cwd=ring.ROOT,
-            env={**os.environ, "PYTHONPATH": str(ring.ROOT)},
-            start_new_session=True,
-        )
-
-
-@contextlib.contextmanager
-def ended(process):
-    """Ends a process that is still there."""
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def finish(workdir, *arguments):
-    with ended(start(workdir, *arguments)) as process:
-        assert process.wait(timeout=300) == 0, (workdir.parent / f"{workdir.name}.log").read_text()
-
-
-def kill_after_epoch(workdir, stage, epoch, *arguments):
-    with ended(start(workdir, *arguments)) as process:
-        deadline = time.monotonic() + 300
-        while time.monotonic() < deadline and process.poll() is None:
-            rows = read_metrics(workdir / "metrics.jsonl")
-            if any(row["stage"] == stage and row["epoch"] >= epoch for row in rows):
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-                return
-            time.sleep(0.01)
-        pytest.fail((workdir.parent / f"{workdir.name}.log").read_text())
-
-
-def read_weights(path):
-    """All arrays of a Keras weights file by name."""
-    import h5py
-
-    found = {}
-    with h5py.File(path) as content:
-        content.visititems(
-            lambda name, item: found.update({name: item[()]}) if hasattr(item, "shape") else None
-        )
-    return found
-
-
-@pytest.mark.slow
-def test_killed_training_goes_on_as_if_undisturbed(trained, tmp_path):
-    arguments = ring.overrides(search__epochs=3)
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    whole.mkdir()
-    (whole / "checkpoints").mkdir()
-    # The same start for both: what is measured differs from run to run.
-    for name in ("latency_table.json", "checkpoints/pretrain.weights.h5"):
-        shutil.copy(trained / name, whole / name)
-    shutil.copytree(whole, parts)
-    until = ["--stage=search", *arguments]
-    finish(whole, *until)
-    kill_after_epoch(parts, "search", 1, *until)
-    assert not (parts / "checkpoints" / "search.weights.h5").exists()
-    finish(parts, *until)
-    for workdir in (whole, parts):
-        finish(workdir, "--stage=finetune", *arguments)
-    assert read_metrics(whole / "metrics.jsonl") == read_metrics(parts / "metrics.jsonl")
-    assert json.loads((whole / "experts.json").read_text()) == json.loads(
-        (parts / "experts.json").read_text()
-    )
-    names = sorted(p.relative_to(whole) for p in (whole / "checkpoints").rglob("*.weights.h5"))
-    assert len([name for name in names if "epoch_" in name.name]) == 3
-    for name in names:
-        ours, theirs = read_weights(whole / name), read_weights(parts / name)
-        assert ours.keys() == theirs.keys()
-        for key in ours:
-            np.testing.assert_array_equal(ours[key], theirs[key], err_msg=f"{name} {key}")
+def test_more_experts_than_there_are_policies(trained, tmp_path):
+    workdir, kept = tmp_path / "run", ("pretrain.weights.h5", "search.weights.h5", "controllers")
+    (workdir / "checkpoints").mkdir(parents=True)
+    for name in ("latency_table.json", "metrics.jsonl", *(f"checkpoints/{n}" for n in kept)):
+        copy = shutil.copytree if (trained / name).is_dir() else shutil.copy
+        copy(trained / name, workdir / name)
+    arguments = ["--stage=finetune", *ring.overrides(experts__count=60)]
+    code, _, err = ring.quietly(train.main, f"--workdir={workdir}", *arguments)
+    assert code == 2
+    (line,) = [line for line in err.splitlines() if line.startswith("train: ")]
+    assert "config.experts.count must be at most " in line
+    assert "the different policies that there are" in line
+    assert "Received: 60" in line
+    assert not (workdir / "checkpoints" / "chosen.json").exists()

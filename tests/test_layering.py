@@ -25,6 +25,7 @@ FLOORS = {
     "instanas_tf.pipeline": 4,
     "export": 5,
     "instanas_tf.measure": 6,
+    "instanas_tf.route": 6,
     "instanas_tf.compare": 6,
     "instanas_tf.train": 7,
     "instanas_tf.oracles": 6,
@@ -40,6 +41,7 @@ WITHOUT_TENSORFLOW = (
     "export.bench",
     "export.manifest",
     "export.predictor",
+    "export.routed",
     "export.runtime",
     "export.worker",
     "instanas_tf.cli",
@@ -50,14 +52,24 @@ WITHOUT_TENSORFLOW = (
     "instanas_tf.pipeline.augment",
     "instanas_tf.pipeline.cluster",
     "instanas_tf.pipeline.config",
+    "instanas_tf.pipeline.config_files",
     "instanas_tf.pipeline.data",
+    "instanas_tf.pipeline.decide",
+    "instanas_tf.pipeline.envelope",
+    "instanas_tf.pipeline.evaluate",
     "instanas_tf.pipeline.npz_source",
     "instanas_tf.pipeline.pools",
     "instanas_tf.pipeline.sources",
+    "instanas_tf.pipeline.splits",
     "instanas_tf.pipeline.knobs",
     "instanas_tf.pipeline.objectives",
     "instanas_tf.pipeline.tuning",
     "instanas_tf.pipeline.workdir",
+    "instanas_tf.pipeline.yardstick",
+    "instanas_tf.search.cascade_choice",
+    "instanas_tf.search.cascades",
+    "instanas_tf.search.medoids",
+    "instanas_tf.search.prices",
     "instanas_tf.spaces",
 )
 # Imports that only one choice of the user leads to: they stand in a function, after the choice.
@@ -68,7 +80,7 @@ ON_REQUEST = {
 }
 BENCH_EXTRAS = {"android_bench.runner": {"numpy", *RUNTIMES}}
 PREDICTOR_EXTRAS = {"numpy", *RUNTIMES}
-PREDICTOR_INSIDE = ["export.manifest", "export.runtime", "instanas_tf.errors"]
+PREDICTOR_INSIDE = ["export.manifest", "export.routed", "export.runtime", "instanas_tf.errors"]
 
 # `instanas_tf.spaces.get` is a public name, so this one may pass on names from below it.
 PASSING_ON = ("instanas_tf/spaces/__init__.py",)
@@ -206,8 +218,11 @@ def test_android_bench_needs_the_standard_library_alone():
 
 
 def test_the_predictor_needs_a_runtime_and_numpy_alone():
-    imported = graph().get("export.predictor", [])
-    assert not not_allowed(imported, PREDICTOR_INSIDE, PREDICTOR_EXTRAS)
+    parts = ("export.predictor", "export.routed", "export.runtime")
+    found = {
+        module: not_allowed(graph()[module], PREDICTOR_INSIDE, PREDICTOR_EXTRAS) for module in parts
+    }
+    assert not report(found)
 
 
 def test_what_is_light_leads_to_no_tensorflow():

@@ -1,21 +1,24 @@
-"""The networks that results stand beside, trained alone with the budget of a variant."""
+"""The networks that results stand beside, trained alone with the budget of the experts."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import keras
+import numpy as np
 from ml_collections import ConfigDict
 
 from instanas_tf import files
-from instanas_tf.latency import LatencyTable
-from instanas_tf.pipeline import data, evaluate, variants
+from instanas_tf.pipeline import data, variants
 from instanas_tf.pipeline.pretrain import train_alone, weight_epochs
 from instanas_tf.pipeline.workdir import WorkDir
 from instanas_tf.spaces import get
+from instanas_tf.spaces.space import SearchSpace
 
 Say = Callable[[str], None]
+_TWIN_SEED = 7  # Added to the config's seed.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,10 +28,12 @@ class Alone:
     Attributes:
         name: in `results.json`.
         network: the trained model.
+        width: of its space, if that is not the run's.
     """
 
     name: str
     network: keras.Model
+    width: float | None = None
 
 
 def references(
@@ -43,53 +48,60 @@ def references(
         name = f"mobilenet_v2_{round(width, 3)}"
         if not workdir.weights(name).exists():
             say(f"training {name} alone, {weight_epochs(config)} epochs")
-        found.append(Alone(name, train_alone(name, space, policy, config, images, workdir)))
+        network = train_alone(name, space, policy, config, images, workdir)
+        found.append(Alone(name, network, width))
     return found
 
 
-def twins(
-    config: ConfigDict,
-    images: data.ImageData,
-    workdir: WorkDir,
-    found: list[variants.Variant],
-    table: LatencyTable,
-    say: Say,
-) -> dict[str, Alone]:
-    """For each variant a static network of the same latency, trained alone.
+def alone(
+    config: ConfigDict, images: data.ImageData, workdir: WorkDir, content: dict[str, Any], say: Say
+) -> dict[int, Alone]:
+    """Some of a run's experts, each trained by itself, by index.
 
-    It is the dearest of the variant's experts, by the table, whose latency is at most the
-    variant's mean, controller included.
+    They are `config.evaluate.alone` of them, evenly from the cheapest to the dearest; 0: all.
     """
-    trained: dict[str, Alone] = {}
-    of_variant = {}
-    for variant in found:
-        latencies = table.static_ms(variant.policies)
-        index = evaluate.closest_below(latencies, variant.entry["predicted_latency_ms"])
-        policy = variant.policies[index]
-        name = f"alone_{files.digest(table.space.policy_names(policy))[:8]}"
-        if name not in trained:
-            if not workdir.weights(name).exists():
-                say(f"training expert_{index:02d} of variant {variant.name} alone")
-            network = train_alone(name, table.space, policy, config, images, workdir)
-            trained[name] = Alone(name, network)
-        of_variant[variant.name] = trained[name]
-    return of_variant
+    policies = variants.policies(content)
+    count = config.evaluate.alone or len(policies)
+    picked = np.unique(np.linspace(0, len(policies) - 1, min(count, len(policies))).round())
+    space = SearchSpace.from_json(content["space"])
+    found = {}
+    for index in picked.astype(int).tolist():
+        name = f"alone_{files.digest(space.policy_names(policies[index]))[:8]}"
+        if not workdir.weights(name).exists():
+            say(f"training {variants.expert_name(index)} alone, {weight_epochs(config)} epochs")
+        network = train_alone(name, space, policies[index], config, images, workdir)
+        found[index] = Alone(name, network)
+    return found
+
+
+def seed_twin(
+    config: ConfigDict, images: data.ImageData, workdir: WorkDir, content: dict[str, Any], say: Say
+) -> Alone:
+    """The cheapest expert once more, trained by itself from another seed."""
+    space = SearchSpace.from_json(content["space"])
+    policy = variants.policies(content)[0]
+    name = f"twin_{files.digest(space.policy_names(policy))[:8]}"
+    if not workdir.weights(name).exists():
+        say(f"training {variants.expert_name(0)} alone from another seed, as a control")
+    return Alone(name, train_alone(name, space, policy, config, images, workdir, seed=_TWIN_SEED))
 
 
 def train(
     config: ConfigDict, images: data.ImageData, workdir: WorkDir, say: Say
-) -> tuple[list[Alone], dict[str, Alone]]:
+) -> tuple[list[Alone], dict[int, Alone], Alone]:
     """Trains what is not yet trained.
 
     Args:
         config: of the run.
         images: the dataset.
-        workdir: of a run whose variants are made.
+        workdir: of a run whose experts are trained.
         say: told in a line what is going on.
 
     Returns:
-        The references of all widths, and for each variant its twin.
+        The references of all widths, experts trained alone by index, and the seed twin of the
+        cheapest.
     """
-    table = LatencyTable.load(workdir.latency_table)
-    static = references(config, images, workdir, say)
-    return static, twins(config, images, workdir, variants.load(workdir), table, say)
+    content = variants.read_trained(workdir)
+    common = (config, images, workdir)
+    static = references(*common, say)
+    return static, alone(*common, content, say), seed_twin(*common, content, say)

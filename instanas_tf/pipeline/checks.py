@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from instanas_tf.errors import InputError
 from instanas_tf.pipeline import config as config_module
+from instanas_tf.pipeline import config_files
 from instanas_tf.spaces import controllers, mobilenet_v2
 from instanas_tf.spaces.space import MERGES
 
@@ -24,6 +25,8 @@ CHOICES = {
     "config.search.priced.entropy": ("full", "half"),
     "config.search.published.alternate": ("step", "epoch"),
     "config.search.published.entropy": ("full", "half"),
+    "config.experts.choice": ("history", "picked"),
+    "config.finetune.rule": ("sandwich", "assigned"),
     "config.latency.device": ("host",),
     "config.latency.runtime": ("auto", "tflite_runtime", "ai_edge_litert"),
 }
@@ -40,7 +43,17 @@ AT_LEAST = {
     "config.search.epochs": 1,
     "config.finetune.epochs": 1,
     "config.experts.count": 1,
+    "config.experts.candidates": 1,
+    "config.experts.explore": 0,
+    "config.experts.shared_cells": 0,
     "config.experts.recalibration_images": 1,
+    "config.finetune.between": 1,
+    "config.route.epochs": 1,
+    "config.route.longest": 1,
+    "config.route.lead": 0,
+    "config.route.interval": 0,
+    "config.evaluate.alone": 0,
+    "config.target_ms": 0,
     "config.latency.threads": 1,
     "config.latency.rounds": 1,
     "config.latency.warmup_runs": 0,
@@ -66,6 +79,8 @@ ABOVE_ZERO = (
     "config.search.controller_learning_rate",
     "config.search.supernet_learning_rate",
     "config.finetune.learning_rate",
+    "config.route.learning_rate",
+    "config.route.temperature",
     "config.search.published.upper_start",
     "config.search.published.upper_end",
     "config.search.published.lower_guard",
@@ -78,7 +93,13 @@ SHARES = (
     "config.train.label_smoothing",
     "config.train.bn_momentum",
     "config.pretrain.keep_random_from",
+    "config.finetune.distillation",
 )
+NAMES = {  # Tuples of different names.
+    "config.route.kinds": ("search", "image", "features", "cascade", "start"),
+    "config.route.image_controllers": controllers.KINDS,
+}
+ANCHORS = ("least", "half_even", "half_odd", "half_early", "half_late", "cheap", "most")
 KNOTS = {  # With the range of the values.
     "config.pretrain.keep": (0, 1),
     "config.search.priced.alpha": (0.5, 1),
@@ -94,7 +115,7 @@ def from_json(path: pathlib.Path) -> ConfigDict:
     Raises:
         InputError: the file is damaged, or holds what cannot be run.
     """
-    config = config_module.from_json(path)
+    config = config_files.from_json(path)
     try:
         check(config)
     except InputError as error:
@@ -108,8 +129,8 @@ def check(config: ConfigDict) -> None:
     Raises:
         InputError: naming the first setting that is wrong and what it may be.
     """
-    config_module.check_keys(config)
-    values = config_module.flatten(config)
+    config_files.check_keys(config)
+    values = config_files.flatten(config)
     for name, value in values.items():
         if not _is_finite(value):
             _refuse(name, "finite", value)
@@ -121,6 +142,7 @@ def check(config: ConfigDict) -> None:
             _refuse(name, f"at least {least}", values[name])
     if config.latency.min_secs > MAX_SECS:
         _refuse("config.latency.min_secs", f"at most {MAX_SECS}", config.latency.min_secs)
+    _check_names(config, values)
     widths = config.evaluate.baseline_widths
     if len(set(widths)) != len(widths):
         _refuse("config.evaluate.baseline_widths", "a tuple of different numbers", widths)
@@ -148,22 +170,61 @@ def check(config: ConfigDict) -> None:
             f"at most {mobilenet_v2.MAX_WIDTH}",
             widest,
         )
-    low_high = values["config.pretrain.keep_range"]
-    numbers = len(low_high) == 2 and all(map(_is_number, low_high))
-    if not numbers or not 0 <= low_high[0] <= low_high[1] <= 1:
-        _refuse("config.pretrain.keep_range", "(lowest, highest) in [0, 1]", low_high)
+    _check_ranges(config, values)
     if values["config.search.published.lower_guard"] >= 1:
         _refuse(
             "config.search.published.lower_guard",
             "below 1",
             values["config.search.published.lower_guard"],
         )
-    size = mobilenet_v2.LAYOUTS[config.space.name].image_size
+    layout = mobilenet_v2.LAYOUTS[config.space.name]
+    cells = sum(count for _, count, _ in layout.stages)
+    if config.experts.shared_cells >= cells:
+        _refuse("config.experts.shared_cells", f"below {cells}", config.experts.shared_cells)
+    size = layout.image_size
     if config.data.image_size != size:
         _refuse(
             "config.data.image_size",
             f"{size}, the size of the space {config.space.name}",
             config.data.image_size,
+        )
+
+
+def _check_ranges(config: ConfigDict, values: dict[str, Any]) -> None:
+    """Refuses pairs that are no ranges, and weights that mean nothing."""
+    for name, least, most in (
+        ("config.pretrain.keep_range", 0, 1),
+        ("config.route.price_range", 1e-6, 100),
+    ):
+        low_high = values[name]
+        numbers = len(low_high) == 2 and all(map(_is_number, low_high))
+        if not numbers or not least <= low_high[0] <= low_high[1] <= most:
+            _refuse(name, f"(lowest, highest) in [{least:g}, {most:g}]", low_high)
+    powers = config.route.weight_powers
+    if not powers or not all(_is_number(power) and 0 <= power <= 4 for power in powers):
+        _refuse("config.route.weight_powers", "a tuple of numbers from 0 to 4", powers)
+
+
+def _check_names(config: ConfigDict, values: dict[str, Any]) -> None:
+    """Refuses lists of names that are unknown, twice there, or too few or too many."""
+    ops = mobilenet_v2.LAYOUTS[config.space.name].ops
+    anchors = (*ANCHORS, *(op.name for op in ops))
+    lists = NAMES | {"config.pretrain.anchors": anchors, "config.experts.required": anchors}
+    for name, allowed in lists.items():
+        given = values[name]
+        if len(set(given)) != len(given) or not set(given) <= set(allowed):
+            _refuse(name, f"a tuple of different names out of {', '.join(allowed)}", given)
+    if not config.route.kinds:
+        _refuse("config.route.kinds", "at least one name", config.route.kinds)
+    looks_at_images = {"image", "start"} & set(config.route.kinds)
+    if looks_at_images and not config.route.image_controllers:
+        _refuse("config.route.image_controllers", "at least one name", ())
+    chosen = config.experts.choice == "history"
+    if chosen and len(config.experts.required) > config.experts.count:
+        _refuse(
+            "config.experts.required",
+            f"at most {config.experts.count} names, the number of experts",
+            config.experts.required,
         )
 
 

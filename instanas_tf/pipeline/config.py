@@ -1,4 +1,4 @@
-"""The documented default of every setting, the published preset, and their checks.
+"""The documented default of every setting, and the published preset.
 
 A config file is a short Python file with a function `get_config()` that starts from
 `default_config()` or `published_config()` and changes what it needs. Nothing here imports
@@ -7,16 +7,7 @@ TensorFlow, so that command lines answer at once.
 
 from __future__ import annotations
 
-import difflib
-import importlib.util
-import pathlib
-from collections.abc import Iterable
-from typing import Any
-
-from ml_collections import ConfigDict, FrozenConfigDict
-
-from instanas_tf import files
-from instanas_tf.errors import InputError
+from ml_collections import ConfigDict
 
 RECIPES = ("priced", "published")
 
@@ -24,6 +15,8 @@ RECIPES = ("priced", "published")
 def default_config() -> ConfigDict:
     """Settings that train the whole ring on scikit-learn's digits in three to four minutes."""
     config = ConfigDict({"seed": 0})
+    # A mean latency asked for, in ms on the device; 0: the shares of config.variants.targets.
+    config.target_ms = 0.0
     config.data = _data()
     config.space = _space()
     config.controller = _controller()
@@ -34,6 +27,7 @@ def default_config() -> ConfigDict:
     config.variants = _variants()
     config.experts = _experts()
     config.finetune = _finetune()
+    config.route = _route()
     config.evaluate = _evaluate()
     return config.lock()
 
@@ -47,6 +41,11 @@ def _data() -> ConfigDict:
     data.image_size = 16  # Images are resized to this many pixels, both ways.
     data.validation_fraction = 0.15  # Of the training images, by class.
     data.test_fraction = 0.2  # Only where the dataset has no test split of its own.
+    # Of the training images, kept from the experts so that controllers can be trained on
+    # outcomes that the experts did not learn by heart; 0: none can be trained.
+    data.controller_fraction = 0.1
+    # Of the training images, added to the test split: narrower intervals, fewer to train on.
+    data.held_back_fraction = 0.0
     data.train_images = 0  # Use so many training images; 0 takes all.
     data.validation_images = 0  # Likewise.
     data.test_images = 0  # Likewise.
@@ -71,7 +70,7 @@ def _space() -> ConfigDict:
 def _controller() -> ConfigDict:
     """What looks at an image and decides."""
     controller = ConfigDict()
-    controller.kind = "small"  # "small", or "published" for that of the paper.
+    controller.kind = "small"  # See instanas_tf/spaces/controllers.py; "published": the paper's.
     controller.logit_stddev = 0.5  # Of the last layer's initial weights.
     return controller
 
@@ -93,10 +92,13 @@ def _train() -> ConfigDict:
 def _pretrain() -> ConfigDict:
     """Stage 1: the supernet under path dropout."""
     pretrain = ConfigDict()
-    pretrain.epochs = 12
+    pretrain.epochs = 10
     pretrain.learning_rate = 0.05
     pretrain.schedule = "cosine"  # "cosine", or "step": ÷10 at 50 % and 75 %.
     pretrain.weight_decay = 1e-4
+    # Fixed networks that are trained in each step beside the random ones, by name: `least`,
+    # `most`, or an op that is then on in every cell. Empty as published.
+    pretrain.anchors = ("ir3_e6",)
     # Probability of keeping a (image, cell, op) bit as [progress, keep] knots, linear between.
     pretrain.keep = ((0.0, 1.0), (0.25, 1.0), (0.65, 0.3), (1.0, 0.3))
     # From this progress on it is drawn anew for each image from `keep_range`.
@@ -124,7 +126,7 @@ def _search() -> ConfigDict:
     """Stage 3: controller and supernet together. One key chooses between two recipes."""
     search = ConfigDict()
     search.recipe = "priced"  # "priced" or "published"; each has a section of its own.
-    search.epochs = 16
+    search.epochs = 12
     search.batch_size = 0  # 0: that of config.train.
     search.controller_learning_rate = 2e-3
     search.controller_decay_epochs = 0  # Divide by 10 so often; 0 keeps the rate.
@@ -174,18 +176,28 @@ def _published() -> ConfigDict:
 
 
 def _variants() -> ConfigDict:
-    """Which epochs of the search are kept."""
+    """What mean latencies are asked for; each becomes a variant."""
     variants = ConfigDict()
-    # Mean greedy latencies, controller included, as shares of the reference network's, for
-    # each of which an epoch of the search is picked.
-    variants.targets = (0.5,)
+    # Shares of the reference network's latency, controller included, as measured.
+    variants.targets = (0.7, 0.5)
     return variants
 
 
 def _experts() -> ConfigDict:
-    """How many networks ship."""
+    """How many networks ship, and how they are chosen."""
     experts = ConfigDict()
-    experts.count = 8  # Experts of a variant at most.
+    experts.count = 4  # K.
+    # "history": k-medoids over all policies that the search visited, `explore` random
+    # neighbours of them and the anchors; "picked": k-means over those of the picked epochs.
+    experts.choice = "history"
+    experts.required = (
+        "least",
+        "ir3_e6",
+        "most",
+    )  # Anchors that are always among the K of "history".
+    experts.candidates = 32  # Of those visited, the most wanted, that are judged.
+    experts.explore = 16
+    experts.shared_cells = 0  # The first cells are the same in all experts, and can be shared.
     experts.recalibration_images = 2048  # For each expert's normalisation statistics.
     return experts
 
@@ -193,16 +205,46 @@ def _experts() -> ConfigDict:
 def _finetune() -> ConfigDict:
     """Stage 4: the weights for the experts."""
     finetune = ConfigDict()
-    finetune.epochs = 6
+    # "sandwich": the cheapest, the dearest and `between` others in each step, all images each;
+    # "assigned": each image runs the expert that the search's controller gives it (published).
+    finetune.rule = "sandwich"
+    finetune.epochs = 12
     finetune.batch_size = 0  # 0: that of config.train.
-    finetune.learning_rate = 0.01
-    finetune.weight_decay = 4e-5
+    finetune.learning_rate = 0.05
+    finetune.weight_decay = 1e-4
+    finetune.between = 2
+    finetune.distillation = 0.0  # Share of the smaller experts' targets that the dearest sets.
     return finetune
 
 
+def _route() -> ConfigDict:
+    """Stage 5: who decides which experts run, for each target latency."""
+    route = ConfigDict()
+    # Controllers that are made, and compared on the validation split: "search": that of the
+    # search; "image": a CNN on the image; "features": a head on the experts' shared first
+    # cells; "cascade": on to a larger expert when the margin is small; "start": a CNN on the
+    # image that may begin anywhere in a cascade.
+    route.kinds = ("search", "image", "features", "cascade", "start")
+    route.image_controllers = ("small", "half")  # See instanas_tf/spaces/controllers.py.
+    route.epochs = 12  # Of each learned controller.
+    route.learning_rate = 3e-3
+    route.temperature = 0.1  # Of the choice in training, in units of accuracy.
+    # Prices, in accuracy for the latency of the reference network, drawn in training.
+    route.price_range = (0.01, 1.0)
+    route.longest = 3  # Experts that may run for an image.
+    # An expert's answer counts in a cascade's mean by a power of its latency; these are tried.
+    route.weight_powers = (0.0, 0.5)
+    # Points that another kind must lead the cascade by on the validation split to be chosen.
+    route.lead = 0.003
+    route.interval = 0.0  # Half width that the validation split must allow; 0 asks for none.
+    return route
+
+
 def _evaluate() -> ConfigDict:
-    """Stage 5: what results are compared with."""
+    """Stage 6: what results are compared with."""
     evaluate = ConfigDict()
+    # Experts that are trained alone too, evenly from the cheapest to the dearest; 0: all.
+    evaluate.alone = 2
     evaluate.baseline_widths = (1.0, 0.5)  # All-`ir3_e6` networks trained alone.
     evaluate.rounds = 3  # Passes over the timed test images.
     evaluate.timed_images = 1000  # Test images on which latency is measured, at most.
@@ -221,6 +263,7 @@ def published_config() -> ConfigDict:
         config.data.name = "cifar10"
         config.data.image_size = 32
         config.data.validation_fraction = 0.1
+        config.data.controller_fraction = 0.0
         config.data.augmentation.pad = 4
         config.data.augmentation.flip = True
         config.data.augmentation.cutout = 16
@@ -234,6 +277,7 @@ def published_config() -> ConfigDict:
         config.pretrain.schedule = "step"
         config.pretrain.keep = ((0.0, 1.0), (0.5, 1.0), (1.0, 0.5))
         config.pretrain.keep_random_from = 1.0
+        config.pretrain.anchors = ()
         config.search.recipe = "published"
         config.search.epochs = 500
         config.search.batch_size = 32
@@ -241,121 +285,12 @@ def published_config() -> ConfigDict:
         config.search.controller_decay_epochs = 100
         config.search.supernet_learning_rate = 5e-4
         config.variants.targets = (0.9, 0.6, 0.5, 0.35, 0.17)
+        config.experts.count = 8
+        config.experts.choice = "picked"
+        config.finetune.rule = "assigned"
         config.finetune.epochs = 300
         config.finetune.batch_size = 256
         config.finetune.learning_rate = 1e-3
+        config.finetune.weight_decay = 4e-5
+        config.route.kinds = ("search",)
     return config.lock()
-
-
-def load(path: str) -> ConfigDict:
-    """The config of a Python file or of a run's `config.json`; the default one without a path.
-
-    Raises:
-        InputError: the file is missing or broken, has no `get_config`, or returns a config
-            with unknown or missing keys or wrong types.
-    """
-    if not path:
-        return default_config()
-    if not pathlib.Path(path).is_file():
-        raise InputError(f"--config={path} does not exist; give the path of a config file")
-    if path.endswith(".json"):
-        return from_json(pathlib.Path(path))
-    try:
-        spec = importlib.util.spec_from_file_location("config_file", path)
-        if spec is None or spec.loader is None:
-            raise ImportError("its name must end in .py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        config = module.get_config()
-    except (
-        ArithmeticError,
-        AssertionError,
-        AttributeError,
-        EOFError,
-        ImportError,
-        LookupError,
-        NameError,
-        OSError,
-        RuntimeError,
-        SyntaxError,
-        SystemExit,
-        TypeError,
-        ValueError,
-    ) as error:
-        raise InputError(f"--config={path} cannot be used ({error}); mend the file") from error
-    if not isinstance(config, ConfigDict) or isinstance(config, FrozenConfigDict):
-        raise InputError(
-            f"--config={path}: get_config() must return a ConfigDict, not frozen; mend the file"
-        )
-    check_keys(config)
-    return config
-
-
-def from_json(path: pathlib.Path) -> ConfigDict:
-    """The config that a work directory was started with.
-
-    Raises:
-        InputError: the file is damaged, or of a version with other settings.
-    """
-    content = files.read_json(path, "choose another --workdir")
-    try:
-        config = ConfigDict(_tuples(content), convert_dict=True)
-        check_keys(config)
-    except (TypeError, ValueError, AttributeError, InputError) as error:
-        raise InputError(f"{path} is damaged ({error}); choose another --workdir") from error
-    return config.lock()
-
-
-def _tuples(value: Any) -> Any:
-    """A JSON value with its arrays as tuples, all the way down."""
-    if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
-
-
-def flatten(config: ConfigDict, prefix: str = "config") -> dict[str, Any]:
-    """All settings by dotted name, such as `config.data.name`."""
-    found = {}
-    for name, value in config.items():
-        if isinstance(value, ConfigDict):
-            found |= flatten(value, f"{prefix}.{name}")
-        else:
-            found[f"{prefix}.{name}"] = value
-    return found
-
-
-def check_names(names: Iterable[str]) -> None:
-    """Refuses dotted names that are no setting, and suggests the nearest one.
-
-    Raises:
-        InputError: naming the first unknown one.
-    """
-    known = flatten(default_config())
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else "see instanas_tf/pipeline/config.py"
-            raise InputError(f"{name} is not a setting; {hint}")
-
-
-def check_keys(config: ConfigDict) -> None:
-    """Refuses a config whose keys or types differ from the default's.
-
-    Raises:
-        InputError: naming the first setting that is wrong.
-    """
-    known, given = flatten(default_config()), flatten(config)
-    check_names(given)
-    for name, default in known.items():
-        if name not in given:
-            raise InputError(f"{name} is missing; start from default_config() in the config file")
-        value = given[name]
-        fits = isinstance(value, type(default)) and isinstance(value, bool) == isinstance(
-            default, bool
-        )
-        if isinstance(default, float) and type(value) is int:
-            fits = True
-        if not fits:
-            raise InputError(
-                f"{name} must be of type {type(default).__name__}. Received: {value!r}"
-            )

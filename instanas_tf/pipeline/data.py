@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from ml_collections import ConfigDict
-from sklearn.utils import resample
 
 from instanas_tf.errors import InputError
-from instanas_tf.pipeline import pools, sources
+from instanas_tf.pipeline import pools, sources, splits
 from instanas_tf.pipeline.ahead import read_ahead
 from instanas_tf.pipeline.augment import NUMBERS, augment
+from instanas_tf.pipeline.splits import Split
 
 STATISTICS_IMAGES = 10_000  # Training images at most that mean and deviation are taken of.
 _RUNS = 16  # Pieces of a streamed set that such a sample consists of.
@@ -28,42 +28,9 @@ _SHUFFLE, _AUGMENT = 2, 3  # Purposes of random numbers; splitting has 0 and 1.
 Batches = Iterator[tuple[np.ndarray, np.ndarray]]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Split:
-    """Labelled images in a fixed order: some images of a pool.
-
-    Attributes:
-        pool: the images that it is a part of.
-        indices: int64 [count], those of its images in the pool, ascending.
-    """
-
-    pool: pools.Pool
-    indices: np.ndarray
-
-    @property
-    def count(self) -> int:
-        """Number of images."""
-        return len(self.indices)
-
-    @property
-    def is_streamed(self) -> bool:
-        """Whether images can only be had one after the other."""
-        return self.pool.read is None
-
-    def read(self, positions: np.ndarray) -> pools.Examples:
-        """Images uint8 [n, S, S, 3] and labels int64 [n] at some positions; not if streamed."""
-        return self.pool.read(self.indices[positions])
-
-    def stream(
-        self, batch_size: int, seed: int | None = None, skip: int = 0
-    ) -> Iterator[pools.Examples]:
-        """All images one after the other, only if streamed; see `pools.Pool.stream`."""
-        return self.pool.stream(self.indices, batch_size, seed=seed, skip=skip)
-
-
 @dataclasses.dataclass(frozen=True)
 class ImageData:
-    """Three disjoint splits of a data set, and what is to be known of it.
+    """Four disjoint splits of a data set, and what is to be known of it.
 
     Attributes:
         name: `config.data.name`.
@@ -71,6 +38,8 @@ class ImageData:
         image_size: S, the height and width of all images.
         train: images that weights are trained on.
         validation: images that choices are made on.
+        controller: images that controllers of finished experts are trained on; perhaps none,
+            and not of every class.
         test: images that only final results are computed on.
         mean: of each channel over training images, in raw pixels 0..255.
         std: likewise the standard deviation, at least 1 so that one can divide by it.
@@ -81,6 +50,7 @@ class ImageData:
     image_size: int
     train: Split
     validation: Split
+    controller: Split
     test: Split
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -106,14 +76,15 @@ def load(settings: ConfigDict, seed: int) -> ImageData:
     """
     _check_settings(settings, seed)
     source = sources.open_source(settings)
-    splits = {
-        name: _held(split, settings) for name, split in _carve(source, settings, seed).items()
+    parts = {
+        name: _held(split, settings) for name, split in splits.carve(source, settings, seed).items()
     }
-    for name, split in splits.items():
-        _check_classes(name, split, source.classes)
-    mean, std = _colour_statistics(splits["train"])
+    for name, split in parts.items():
+        if split.count or name != "controller":
+            _check_classes(name, split, source.classes)
+    mean, std = _colour_statistics(parts["train"])
     return ImageData(
-        settings.name, source.classes, settings.image_size, **splits, mean=mean, std=std
+        settings.name, source.classes, settings.image_size, **parts, mean=mean, std=std
     )
 
 
@@ -232,6 +203,11 @@ def _check_settings(settings: ConfigDict, seed: int) -> None:
     for name in ("train_images", "validation_images", "test_images", "memory_limit_mib"):
         if settings[name] < 0:
             raise InputError(f"config.data.{name} must be 0 or more. Received: {settings[name]}")
+    for name in ("controller_fraction", "held_back_fraction"):
+        if not 0 <= settings[name] < 1:
+            raise InputError(
+                f"config.data.{name} must be at least 0 and below 1. Received: {settings[name]}"
+            )
     for name in ("validation_fraction", "test_fraction"):
         if not 0 < settings[name] < 1:
             raise InputError(
@@ -255,67 +231,6 @@ def _check_settings(settings: ConfigDict, seed: int) -> None:
             )
     if seed < 0:
         raise InputError(f"config.seed must be 0 or more. Received: {seed}")
-
-
-def _carve(source: pools.Source, settings: ConfigDict, seed: int) -> dict[str, Split]:
-    """The three splits: those that the source brings, others cut off the training images."""
-    parts = {
-        name: Split(pool, np.arange(pool.count))
-        for name in ("train", "validation", "test")
-        if (pool := getattr(source, name)) is not None
-    }
-    # One generator a purpose, so that one setting does not move what another one draws.
-    for number, name in enumerate(("test", "validation")):
-        if name not in parts:
-            generator = np.random.default_rng([seed, 0, number])
-            parts["train"], parts[name] = _cut(parts["train"], name, settings, generator)
-    for number, name in enumerate(("train", "validation", "test")):
-        wanted = settings[f"{name}_images"]
-        drawn_with = 0 if name == "test" and source.test is not None else seed
-        if wanted > parts[name].count:
-            raise InputError(
-                f"config.data.{name}_images must be at most {parts[name].count}, the "
-                f"images that are there. Received: {wanted}"
-            )
-        if wanted:
-            generator = np.random.default_rng([drawn_with, 1, number])
-            parts[name] = _draw(parts[name], wanted, generator)
-    return {name: parts[name] for name in ("train", "validation", "test")}
-
-
-def _cut(
-    part: Split, name: str, settings: ConfigDict, generator: np.random.Generator
-) -> tuple[Split, Split]:
-    """Cuts `validation_fraction` or `test_fraction` off: (what remains, what is cut off)."""
-    fraction = settings[f"{name}_fraction"]
-    count = round(fraction * part.count)
-    if not 0 < count < part.count:
-        raise InputError(
-            f"config.data.{name}_fraction must leave images in both splits. Received: {fraction} "
-            f"of {part.count} images"
-        )
-    cut_off = _draw(part, count, generator)
-    rest = np.setdiff1d(part.indices, cut_off.indices, assume_unique=True)
-    return Split(part.pool, rest), cut_off
-
-
-def _draw(part: Split, count: int, generator: np.random.Generator) -> Split:
-    """Draws images, class by class in proportion; where labels are unknown, one long run.
-
-    `resample` shares the images out as `train_test_split` does, and also takes numbers that the
-    latter refuses: fewer images than classes, or all but a few.
-    """
-    if part.pool.labels is None:
-        start = generator.integers(part.count - count + 1)
-        return Split(part.pool, part.indices[start : start + count])
-    drawn = resample(
-        part.indices,
-        replace=False,
-        n_samples=count,
-        stratify=part.pool.labels[part.indices],
-        random_state=int(generator.integers(2**31)),
-    )
-    return Split(part.pool, np.sort(drawn))
 
 
 def _held(split: Split, settings: ConfigDict) -> Split:
@@ -345,7 +260,7 @@ def _check_classes(name: str, part: Split, classes: tuple[str, ...]) -> None:
         missing -= set(some.tolist())
         if not missing:
             return
-    if name != "test":
+    if name in ("train", "validation"):
         raise InputError(
             f"every class must have an image in the {name} split. Received: none of "
             f"{classes[min(missing)]} ({len(missing)} of {len(classes)} classes are missing); add "

@@ -1,13 +1,17 @@
-"""Stage 4: turn each variant's policies into experts and train the weights for them.
+"""Stage 4: choose the K experts of a run, train their weights together, and freeze them.
 
-Source: InstaNAS, arXiv 1811.10201, section 3.4 (controller frozen, no shuffling). Here the
-policies are first reduced to the K experts that will be shipped, so that the weights are
-trained for just those; each expert's normalisation statistics are then recalibrated.
+Two rules. `sandwich`: in each step the cheapest expert, the dearest and some between see the
+whole batch and their gradients are added up (Yu et al., Slimmable Networks, arXiv 1812.08928
+and 1903.05134); each expert's normalisation statistics are then its own, so that nothing is
+lost against training it alone. `assigned`: each image runs the expert that the frozen
+controller of the search gives it (InstaNAS, arXiv 1811.10201, section 3.4).
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -21,19 +25,118 @@ from instanas_tf.models.controller import Controller
 from instanas_tf.models.expert import build_expert, recalibrate
 from instanas_tf.models.supernet import Supernet
 from instanas_tf.models.training import Objective, TrainedModel, correct, cross_entropy, sgd
-from instanas_tf.pipeline import callbacks, data, fitting, variants
-from instanas_tf.pipeline.search import Pick, pick_variants
+from instanas_tf.pipeline import callbacks, choice, data, fitting, routers, variants
 from instanas_tf.pipeline.workdir import WorkDir
 from instanas_tf.search import expert_set, schedules
-from instanas_tf.spaces.space import SearchSpace
+
+STAGE = "finetune"
 
 
-class FineTune(TrainedModel):
-    """Trains a supernet under the expert that the frozen controller gives each image.
+class Sandwich(TrainedModel):
+    """Trains the experts within a supernet: cheapest, dearest and some between in each step.
 
     Args:
         supernet: what is trained.
-        controller: frozen.
+        experts: 0/1 [E, L, K], from cheap to dear.
+        optimizer: built on the variables that these experts use.
+        smoothing: label smoothing.
+        clip_norm: largest global norm of the gradient; 0 does not clip.
+        between: how many experts between the cheapest and the dearest each step trains.
+        distillation: share of the smaller experts' targets that the dearest's softmax sets.
+    """
+
+    def __init__(
+        self,
+        supernet: Supernet,
+        experts: np.ndarray,
+        optimizer: keras.optimizers.Optimizer,
+        smoothing: float,
+        clip_norm: float = 0.0,
+        between: int = 1,
+        distillation: float = 0.0,
+        **kwargs,
+    ):
+        super().__init__(("loss", "train_accuracy"), **kwargs)
+        self.supernet = supernet
+        self.experts = np.asarray(experts, np.float32)
+        self.weight_optimizer = optimizer
+        self.smoothing, self.clip_norm = smoothing, clip_norm
+        self.distillation = distillation
+        self.groups = groups(len(self.experts), between)
+
+    def objectives(self):
+        """One objective for each group of experts: their losses, added up."""
+        variables = self.supernet.variables_of(self.experts)
+        return tuple(
+            Objective(
+                functools.partial(self._loss, group),
+                variables,
+                self.weight_optimizer,
+                self.clip_norm,
+            )
+            for group in self.groups
+        )
+
+    def active(self, epoch: int, step: int) -> tuple[int, ...]:
+        """The groups take turns."""
+        return ((epoch + step) % len(self.groups),)
+
+    def _loss(self, group: tuple[int, ...], images, labels):
+        outputs = self.supernet.together(images, self.experts[list(group)], training=True)
+        losses = [cross_entropy(labels, logits, self.smoothing) for logits in outputs]
+        if self.distillation:
+            target = ops.stop_gradient(ops.softmax(outputs[-1]))
+            taught = [
+                ops.mean(keras.losses.categorical_crossentropy(target, logits, from_logits=True))
+                for logits in outputs[:-1]
+            ]
+            share = self.distillation
+            smaller = [
+                (1.0 - share) * own + share * other
+                for own, other in zip(losses, taught, strict=False)
+            ]
+            losses = [*smaller, losses[-1]]
+        hits = [ops.mean(correct(labels, logits)) for logits in outputs]
+        values = {
+            "loss": sum(losses) / len(losses),
+            "train_accuracy": sum(hits) / len(hits),
+        }
+        return sum(losses), values
+
+    def predict_logits(self, images):
+        """Logits [B, N] of the dearest expert.
+
+        With the statistics of all experts mixed: after recalibration it is better than this.
+        """
+        return self.supernet.together(images, self.experts[-1:], training=False)[0]
+
+
+def groups(experts: int, between: int) -> list[tuple[int, ...]]:
+    """Which experts a step trains, by turns: the cheapest, the dearest and some between.
+
+    Args:
+        experts: E.
+        between: how many of those between a step trains.
+
+    Returns:
+        Groups of indices, rising; all experts between come equally often.
+    """
+    middle = list(range(1, experts - 1))
+    if between >= len(middle):
+        return [tuple(range(experts))]
+    turns = [
+        sorted(middle[(turn + offset) % len(middle)] for offset in range(between))
+        for turn in range(len(middle))
+    ]
+    return [(0, *turn, experts - 1) for turn in turns]
+
+
+class Assigned(TrainedModel):
+    """Trains a supernet under the expert that a frozen controller gives each image.
+
+    Args:
+        supernet: what is trained.
+        controllers: frozen; they take turns, a batch each.
         experts: 0/1 [E, L, K].
         optimizer: built on the supernet's variables.
         smoothing: label smoothing.
@@ -43,7 +146,7 @@ class FineTune(TrainedModel):
     def __init__(
         self,
         supernet: Supernet,
-        controller: Controller,
+        controllers: Sequence[Controller],
         experts: np.ndarray,
         optimizer: keras.optimizers.Optimizer,
         smoothing: float,
@@ -52,58 +155,44 @@ class FineTune(TrainedModel):
     ):
         super().__init__(("loss", "train_accuracy"), **kwargs)
         self.supernet = supernet
-        self.controller = controller
+        self.controllers = list(controllers)
         self.experts = np.asarray(experts, np.float32)
         self.weight_optimizer = optimizer
         self.smoothing, self.clip_norm = smoothing, clip_norm
 
     def objectives(self):
-        """Cross-entropy of the supernet."""
+        """Cross-entropy of the supernet under each of the controllers."""
         variables = self.supernet.trainable_variables
-        return (Objective(self._loss, variables, self.weight_optimizer, self.clip_norm),)
+        return tuple(
+            Objective(
+                functools.partial(self._loss, controller),
+                variables,
+                self.weight_optimizer,
+                self.clip_norm,
+            )
+            for controller in self.controllers
+        )
 
-    def policy(self, images):
+    def active(self, epoch: int, step: int) -> tuple[int, ...]:
+        """The controllers take turns."""
+        return ((epoch + step) % len(self.controllers),)
+
+    def policy(self, controller: Controller, images):
         """The policy [B, L, K] of the expert that each image is assigned."""
-        logits = self.controller.logits(images, training=False)
+        logits = controller.logits(images, training=False)
         scores = expert_set.scores(logits, self.experts, self.supernet.space)
         return ops.take(ops.convert_to_tensor(self.experts), ops.argmax(scores, axis=-1), axis=0)
 
-    def _loss(self, images, labels):
-        policy = ops.stop_gradient(self.policy(images))
+    def _loss(self, controller: Controller, images, labels):
+        policy = ops.stop_gradient(self.policy(controller, images))
         logits = self.supernet((images, policy), training=True)
         loss = cross_entropy(labels, logits, self.smoothing)
         return loss, {"loss": loss, "train_accuracy": ops.mean(correct(labels, logits))}
 
     def predict_logits(self, images):
-        """Logits [B, N] of the assigned experts."""
-        return self.supernet((images, self.policy(images)), training=False)
-
-
-def controller_logits(controller: Controller, split: data.Split) -> np.ndarray:
-    """Log-odds [n, L, K] for all images of a split, in order."""
-
-    def infer(images):
-        return controller.logits(images, training=False)
-
-    return fitting.outputs(infer, controller.variables, fitting.images_of(split))
-
-
-def assign(logits: np.ndarray, experts: np.ndarray, space: SearchSpace) -> np.ndarray:
-    """Index [n] of the expert that each image is assigned, from log-odds [n, L, K]."""
-    return np.argmax(np.asarray(expert_set.scores(logits, experts, space)), axis=-1)
-
-
-def supernet_accuracy(supernet: Supernet, policies: np.ndarray, split: data.Split) -> float:
-    """Accuracy on a split when each image runs its own policy of [n, L, K]."""
-
-    def infer(images, policy):
-        return supernet((images, policy), training=False)
-
-    bits = np.asarray(policies, np.float32)
-    size = fitting.EVAL_BATCH
-    in_batches = (bits[start : start + size] for start in range(0, len(bits), size))
-    logits = fitting.outputs(infer, supernet.variables, fitting.images_of(split), in_batches)
-    return float(np.mean(np.argmax(logits, axis=-1) == fitting.labels_of(split)))
+        """Logits [B, N] of the experts that the first controller assigns."""
+        policy = self.policy(self.controllers[0], images)
+        return self.supernet((images, policy), training=False)
 
 
 def recalibration_batches(config: ConfigDict, images: data.ImageData) -> list:
@@ -123,74 +212,55 @@ def recalibration_batches(config: ConfigDict, images: data.ImageData) -> list:
     return [batch for batch, _ in itertools.islice(batches, wanted // size)]
 
 
-def choose(
-    pick: Pick, controller: Controller, config: ConfigDict, images: data.ImageData, table
-) -> dict[str, Any]:
-    """The experts of a variant, from the policies that its controller gives the training images.
+def make_training(
+    config: ConfigDict,
+    images: data.ImageData,
+    supernet: Supernet,
+    experts: np.ndarray,
+    epochs: Sequence[int],
+    workdir: WorkDir,
+) -> TrainedModel:
+    """What trains the experts by the config's rule; in the scope of a cluster if there is one.
 
-    Returns:
-        As JSON: `policies`, a dict of op names for each expert, from cheap to dear;
-        `unique_policies` and `varying_bits` of what the experts stand for.
+    Args:
+        config: of the run.
+        images: the dataset.
+        supernet: whose weights are trained.
+        experts: 0/1 [E, L, K], from cheap to dear.
+        epochs: of the search, whose controllers assign images.
+        workdir: of the run.
     """
-    found = expert_set.count_policies(controller_logits(controller, images.train) >= 0, table.space)
-    experts = expert_set.choose_experts(found, config.experts.count, config.seed)
-    experts = experts[np.argsort(table.static_ms(experts), kind="stable")]
-    return {
-        "epoch": pick.epoch,
-        "policies": [table.space.policy_names(policy) for policy in experts],
-        "unique_policies": found.unique,
-        "varying_bits": found.varying_bits,
-    }
+    settings, shared = config.finetune, config.train
+    sandwich = settings.rule == "sandwich"
+    variables = supernet.variables_of(experts) if sandwich else supernet.trainable_variables
+    optimizer = sgd(settings.learning_rate, settings.weight_decay, variables)
+    common = (optimizer, shared.label_smoothing, shared.clip_norm)
+    if sandwich:
+        return Sandwich(supernet, experts, *common, settings.between, settings.distillation)
+    controllers = []
+    for epoch in epochs:
+        controllers.append(fitting.make_controller(config, images))
+        callbacks.load_weights(controllers[-1], workdir.controller(epoch))
+    return Assigned(supernet, controllers, experts, *common)
 
 
-def choose_once(
-    pick: Pick,
-    controller: Controller,
-    config: ConfigDict,
-    images: data.ImageData,
-    table: LatencyTable,
-    workdir: WorkDir,
-) -> dict[str, Any]:
-    """What `choose` gave the chief the first time: rounding might make another choice differ."""
-    path = workdir.chosen(pick.name)
-    if workdir.cluster.is_chief and not path.exists():
-        files.write_json(path, choose(pick, controller, config, images, table))
-    workdir.cluster.wait()
-    return variants.read_chosen(path, table.space)
-
-
-def make_variant(
-    pick: Pick,
-    config: ConfigDict,
-    images: data.ImageData,
-    table: LatencyTable,
-    workdir: WorkDir,
-) -> None:
-    """Makes one variant: its experts, their weights, and its entry for `experts.json`."""
-    settings, shared, cluster = config.finetune, config.train, workdir.cluster
+def finetune(config: ConfigDict, images: data.ImageData, workdir: WorkDir) -> None:
+    """Runs stage 4 and leaves the experts: their weights, and `checkpoints/trained.json`."""
+    settings, cluster = config.finetune, workdir.cluster
+    space = fitting.make_space(config, images.num_classes)
+    table = LatencyTable.load(workdir.latency_table, space, config.controller.kind)
     with cluster.scope():
         supernet = fitting.make_supernet(config, images)
-        controller = fitting.make_controller(config, images)
-        variables = supernet.trainable_variables
-        optimizer = sgd(settings.learning_rate, settings.weight_decay, variables)
-    callbacks.load_weights(controller, workdir.controller(pick.epoch))
     callbacks.load_weights(supernet, workdir.weights("search"))
-    chosen = choose_once(pick, controller, config, images, table, workdir)
-    experts = np.stack([table.space.policy_from_names(names) for names in chosen["policies"]])
-
-    accuracy = {}
-    split = images.validation
-    if cluster.is_chief:
-        logits = controller_logits(controller, split)
-        assigned = assign(logits, experts, table.space)
-        accuracy["greedy"] = supernet_accuracy(supernet, logits >= 0, split)
-        accuracy["reduced"] = supernet_accuracy(supernet, experts[assigned], split)
+    chosen = choice.choose_once(config, images, table, supernet, workdir)
+    callbacks.load_weights(supernet, workdir.weights("search"))
+    experts = np.stack([space.policy_from_names(names) for names in chosen["policies"]])
     with cluster.scope():
-        smoothing, clip_norm = shared.label_smoothing, shared.clip_norm
-        model = FineTune(supernet, controller, experts, optimizer, smoothing, clip_norm)
+        model = make_training(config, images, supernet, experts, chosen["epochs"], workdir)
+    optimizer = model.objectives()[0].optimizer
     fitting.fit(
         model,
-        f"finetune_{pick.name}",
+        STAGE,
         epochs=settings.epochs,
         images=images,
         config=config,
@@ -198,116 +268,52 @@ def make_variant(
         schedule=[(optimizer.learning_rate, schedules.cosine(settings.learning_rate))],
         batch_size=settings.batch_size,
     )
-    if not cluster.is_chief:
-        return
-    accuracy["finetuned"] = supernet_accuracy(supernet, experts[assigned], split)
-    hits, entries = freeze(pick.name, supernet, experts, assigned, config, images, workdir)
-    for item, policy in zip(entries, experts, strict=True):
-        item["predicted_latency_ms"] = float(table.static_ms(policy))
-    accuracy["recalibrated"] = float(np.mean(hits[assigned, np.arange(split.count)]))
-    callbacks.save_weights(controller, workdir.weights(f"{pick.name}_controller"))
-    entry = {
-        "name": pick.name,
-        "target": pick.target,
-        "epoch": pick.epoch,
-        "unique_policies": chosen["unique_policies"],
-        "varying_bits": chosen["varying_bits"],
-        "validation_accuracy": accuracy,
-        "predicted_latency_ms": float(
-            np.mean(table.static_ms(experts)[assigned]) + table.controller_ms
-        ),
-        "experts": entries,
-    }
-    files.write_json(workdir.variant(pick.name), entry)
-    fitting.finish(f"finetune_{pick.name}", workdir)
+    if cluster.is_chief:
+        entries = freeze(supernet, experts, table, config, images, workdir)
+        content = variants.header(space, images, config)
+        content |= {"experts": entries, **chosen}
+        routers.drop_all(workdir)  # What was decided was decided for other experts.
+        files.write_json(workdir.trained, content)
+        fitting.finish(STAGE, workdir)
+    cluster.wait()
 
 
 def freeze(
-    name: str,
     supernet: Supernet,
     experts: np.ndarray,
-    assigned: np.ndarray,
+    table: LatencyTable,
     config: ConfigDict,
     images: data.ImageData,
     workdir: WorkDir,
-) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Freezes the experts, recalibrated, and scores them on the validation split.
+) -> list[dict[str, Any]]:
+    """Freezes the experts, recalibrated, leaves their weights, and scores them on validation.
 
     Args:
-        name: of the variant.
-        supernet: fine-tuned.
+        supernet: with the trained weights.
         experts: 0/1 [E, L, K].
-        assigned: index of the expert of each validation image, [n].
+        table: predicts latencies.
         config: of the run.
         images: the dataset.
         workdir: where the experts' weights go.
 
     Returns:
-        Whether each expert answers each image right, bool [E, n], and the experts' entries.
+        The experts' entries for `experts.json`.
     """
     batches = recalibration_batches(config, images)
     labels = fitting.labels_of(images.validation)
-    hits = np.zeros((len(experts), len(labels)), bool)
     entries = []
     for index, policy in enumerate(experts):
         network = build_expert(supernet, policy)
         recalibrate(network, batches)
-        expert = f"expert_{index:02d}"
-        callbacks.save_weights(network, workdir.weights(f"{name}_{expert}"))
-        hits[index] = np.argmax(fitting.predict(network, images.validation), axis=-1) == labels
-        mine = assigned == index
-        where_chosen = float(np.mean(hits[index][mine])) if mine.any() else None
+        name = variants.expert_name(index)
+        callbacks.save_weights(network, workdir.weights(name))
+        answers = np.argmax(fitting.predict(network, images.validation), axis=-1)
         entries.append(
             {
-                "name": expert,
+                "name": name,
                 "policy": supernet.space.policy_names(policy),
-                "share": float(np.mean(mine)),
-                "validation_accuracy": float(np.mean(hits[index])),
-                "validation_accuracy_where_chosen": where_chosen,
+                "validation_accuracy": float(np.mean(answers == labels)),
+                "predicted_latency_ms": float(table.static_ms(policy)),
             }
         )
-    return hits, entries
-
-
-def finetune(config: ConfigDict, images: data.ImageData, workdir: WorkDir) -> None:
-    """Runs stage 4 for every variant and leaves `experts.json`."""
-    space = fitting.make_space(config, images.num_classes)
-    table = LatencyTable.load(workdir.latency_table, space, config.controller.kind)
-    picks = pick_variants(callbacks.read_metrics(workdir.metrics), config.variants.targets)
-    found = []
-    for pick in picks:
-        if not workdir.variant(pick.name).exists():
-            make_variant(pick, config, images, table, workdir)
-        workdir.cluster.wait()
-        found.append(variants.read_entry(workdir.variant(pick.name), space))
-    if not workdir.cluster.is_chief:
-        return
-    files.write_json(
-        workdir.experts,
-        {
-            "format": variants.FORMAT,
-            "version": variants.VERSION,
-            "space": space.to_json(),
-            "mean": list(images.mean),
-            "std": list(images.std),
-            "labels": list(images.labels),
-            "controller": config.controller.kind,
-            "selected": select(found),
-            "variants": found,
-        },
-    )
-
-
-def select(entries: list[dict[str, Any]], tolerance: float = 0.005) -> str:
-    """Name of the variant to ship unless the user says otherwise.
-
-    The one with the least predicted latency among those within `tolerance` of the best
-    validation accuracy.
-    """
-    best = max(variant["validation_accuracy"]["recalibrated"] for variant in entries)
-    near = [
-        variant
-        for variant in entries
-        if variant["validation_accuracy"]["recalibrated"] >= best - tolerance
-    ]
-    return min(near, key=lambda variant: variant["predicted_latency_ms"])["name"]
+    return entries

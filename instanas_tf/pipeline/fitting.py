@@ -18,7 +18,7 @@ from instanas_tf.models import compiled
 from instanas_tf.models.controller import Controller
 from instanas_tf.models.supernet import Supernet
 from instanas_tf.models.training import TrainedModel
-from instanas_tf.pipeline import callbacks, checkpoints, data, loop
+from instanas_tf.pipeline import callbacks, checkpoints, data, evaluate, loop
 from instanas_tf.pipeline.workdir import WorkDir
 from instanas_tf.search import schedules
 from instanas_tf.spaces import get
@@ -87,6 +87,27 @@ def check_batches(config: ConfigDict, images: data.ImageData, workdir: WorkDir) 
                 f"the training split. Received: {size}"
             )
         workdir.cluster.rows(size)
+
+
+def check_splits(config: ConfigDict, images: data.ImageData) -> None:
+    """Refuses splits that are too small for what is asked of controllers.
+
+    Raises:
+        InputError: naming the setting, and how many images are needed.
+    """
+    wanted = config.route.interval
+    needed = evaluate.images_needed(wanted) if wanted else 0
+    if images.validation.count < needed:
+        raise InputError(
+            f"config.route.interval={wanted} needs {needed} validation images. Received: "
+            f"{images.validation.count}; raise config.data.validation_fraction, or the interval"
+        )
+    learned = {"image", "features", "start"} & set(config.route.kinds)
+    if learned and images.controller.count < 2:
+        raise InputError(
+            f"config.route.kinds: {sorted(learned)[0]} is trained on images that the experts do "
+            "not see; raise config.data.controller_fraction above 0, or leave it out"
+        )
 
 
 def fit(

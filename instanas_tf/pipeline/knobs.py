@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from instanas_tf.errors import InputError
-from instanas_tf.pipeline import config as config_module
+from instanas_tf.pipeline import config_files
 
 KINDS = ("linear", "log", "choice")
 
@@ -85,7 +85,7 @@ KNOBS = (
     Knob("price_rate", "search.priced.price_rate", "log", (0.05, 5.0), "priced", usual=True),
     Knob("diversity_weight", "search.priced.diversity_weight", "log", (0.1, 10.0), "priced"),
     # K, the networks that ship; and the width of all of them.
-    Knob("experts", "experts.count", "choice", (2, 4, 8, 16)),
+    Knob("experts", "experts.count", "choice", (4, 8, 16)),
     Knob("width", "space.width", "choice", (0.5, 0.75, 1.0, 1.25)),
 )
 
@@ -164,6 +164,7 @@ def shortened(config: ConfigDict, share: float) -> ConfigDict:
         (changed.search, "epochs"),
         (changed.search, "controller_decay_epochs"),
         (changed.finetune, "epochs"),
+        (changed.route, "epochs"),
     ):
         if holder[name]:
             holder[name] = max(1, math.floor(share * holder[name] + 0.5))
@@ -172,6 +173,6 @@ def shortened(config: ConfigDict, share: float) -> ConfigDict:
 
 def arguments(config: ConfigDict, knobs: Sequence[Knob]) -> list[str]:
     """`--config.…` arguments, quoted for a shell, that set knobs as they are in a config."""
-    values = config_module.flatten(config)
+    values = config_files.flatten(config)
     names = dict.fromkeys(setting(knob, config) for knob in knobs)
     return [f"--{name}={shlex.quote(str(values[name]))}" for name in names]

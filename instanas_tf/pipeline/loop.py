@@ -102,10 +102,10 @@ def train(
         for images, labels in course.batches(epoch, progress.step):
             _set(course, epoch, progress.step)
             around.on_train_batch_begin(progress.step)
-            _add(progress.sums, stepper(images, labels, model.active(epoch)))
+            active = model.active(epoch, progress.step)
+            _add(progress.sums, stepper(images, labels, active))
             progress.step += 1
-            logs = _means(progress) if verbose == 1 else None
-            around.on_train_batch_end(progress.step - 1, logs)
+            around.on_train_batch_end(progress.step - 1, _means(progress) if verbose == 1 else None)
             is_due = time.monotonic() - saved > course.save_secs
             if cluster.is_chief and is_due and progress.step < course.steps:
                 stepper.write()

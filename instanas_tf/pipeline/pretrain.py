@@ -18,7 +18,7 @@ from instanas_tf.models.supernet import Supernet
 from instanas_tf.models.training import Objective, TrainedModel, correct, cross_entropy, sgd
 from instanas_tf.pipeline import callbacks, data, fitting
 from instanas_tf.pipeline.workdir import WorkDir
-from instanas_tf.search import policies, schedules
+from instanas_tf.search import expert_set, policies, schedules
 from instanas_tf.spaces.space import SearchSpace
 
 
@@ -28,6 +28,7 @@ class PathDropout(TrainedModel):
     Args:
         supernet: what is trained.
         optimizer: built on its variables.
+        anchors: 0/1 [A, L, K], fixed policies that are trained in each step too, perhaps none.
         keep_range: (lowest, highest) of the rate drawn for each image once `random_keep`.
         smoothing: label smoothing.
         clip_norm: largest global norm of the gradient; 0 does not clip.
@@ -38,6 +39,7 @@ class PathDropout(TrainedModel):
         self,
         supernet: Supernet,
         optimizer: keras.optimizers.Optimizer,
+        anchors: np.ndarray,
         keep_range: tuple[float, float],
         smoothing: float,
         clip_norm: float,
@@ -47,6 +49,7 @@ class PathDropout(TrainedModel):
         super().__init__(("loss", "train_accuracy"), **kwargs)
         self.supernet = supernet
         self.weight_optimizer = optimizer
+        self.anchors = np.asarray(anchors, np.float32)
         self.keep_range = tuple(keep_range)
         self.smoothing, self.clip_norm = smoothing, clip_norm
         self.seed_generator = keras.random.SeedGenerator(seed)
@@ -56,7 +59,7 @@ class PathDropout(TrainedModel):
         )
 
     def objectives(self):
-        """Cross-entropy of the supernet."""
+        """Cross-entropy of the supernet under random policies, and under the anchors."""
         variables = self.supernet.trainable_variables
         return (Objective(self._loss, variables, self.weight_optimizer, self.clip_norm),)
 
@@ -69,7 +72,11 @@ class PathDropout(TrainedModel):
         policy = policies.dropout(batch, shape, keep, self.seed_generator)
         logits = self.supernet((images, policy), training=True)
         loss = cross_entropy(labels, logits, self.smoothing)
-        return loss, {"loss": loss, "train_accuracy": ops.mean(correct(labels, logits))}
+        values = {"loss": loss, "train_accuracy": ops.mean(correct(labels, logits))}
+        if len(self.anchors):
+            for fixed in self.supernet.together(images, self.anchors, training=True):
+                loss = loss + cross_entropy(labels, fixed, self.smoothing)
+        return loss, values
 
     def predict_logits(self, images):
         """Logits [B, N] with all ops on."""
@@ -121,6 +128,7 @@ def pretrain(config: ConfigDict, images: data.ImageData, workdir: WorkDir) -> No
         model = PathDropout(
             supernet,
             optimizer,
+            expert_set.named_anchors(supernet.space, settings.anchors),
             settings.keep_range,
             shared.label_smoothing,
             shared.clip_norm,
@@ -145,7 +153,7 @@ def pretrain(config: ConfigDict, images: data.ImageData, workdir: WorkDir) -> No
 
 
 def weight_epochs(config: ConfigDict) -> int:
-    """Passes over the training images that a variant's weights see in all stages.
+    """Passes over the training images that the experts' weights see in all stages.
 
     In a search that alternates by epochs every second one updates the supernet.
     """
@@ -162,8 +170,9 @@ def train_alone(
     config: ConfigDict,
     images: data.ImageData,
     workdir: WorkDir,
+    seed: int = 2,
 ) -> keras.Model:
-    """Trains a static network from scratch with the budget of a variant; resumes.
+    """Trains a static network from scratch with the budget of the experts; resumes.
 
     Args:
         name: of the network, in logs and checkpoints.
@@ -172,22 +181,23 @@ def train_alone(
         config: of the run: the optimizer of stage 1 over `weight_epochs` epochs.
         images: the dataset.
         workdir: of the run.
+        seed: of the initial weights, added to the config's.
 
     Returns:
         The trained network.
     """
     saved = workdir.weights(name)
     if not saved.exists():
-        _train_alone(name, space, policy, config, images, workdir)
+        _train_alone(name, space, policy, config, images, workdir, seed)
     network = static_network(space, policy, images.mean, images.std, config.train.bn_momentum)
     callbacks.load_weights(network, saved)
     return network
 
 
-def _train_alone(name, space, policy, config, images, workdir) -> None:
+def _train_alone(name, space, policy, config, images, workdir, seed) -> None:
     """Trains the network and leaves its weights; see `train_alone`."""
     settings, shared = config.pretrain, config.train
-    keras.utils.set_random_seed(config.seed + 2)
+    keras.utils.set_random_seed(config.seed + seed)
     with workdir.cluster.scope():
         with fitting.trained_in(shared.precision):
             network = static_network(space, policy, images.mean, images.std, shared.bn_momentum)

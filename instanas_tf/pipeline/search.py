@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import keras
+import numpy as np
 from ml_collections import ConfigDict
 
 from instanas_tf.errors import InputError
@@ -12,7 +13,7 @@ from instanas_tf.latency import LatencyTable
 from instanas_tf.models.training import sgd
 from instanas_tf.pipeline import callbacks, data, fitting
 from instanas_tf.pipeline.workdir import WorkDir
-from instanas_tf.search import rewards, schedules
+from instanas_tf.search import expert_set, rewards, schedules
 from instanas_tf.search.instance_aware import InstaNAS, SearchSettings
 
 
@@ -79,10 +80,30 @@ def schedule(model: InstaNAS, config: ConfigDict, table: LatencyTable) -> list:
     return pairs
 
 
+def check_targets(config: ConfigDict, table: LatencyTable) -> None:
+    """Refuses targets that no network of the space can meet, before hours are spent on them.
+
+    Raises:
+        InputError: says what range can be met.
+    """
+    anchors = [policy for _, policy in expert_set.anchors(table.space)]
+    latencies = table.static_ms(np.stack(anchors)) / table.reference_ms
+    low, high = float(latencies.min()), float(latencies.max())
+    asked = config.target_ms / table.reference_ms or min(config.variants.targets)
+    if asked < _SLACK * low:
+        raise InputError(
+            f"a mean latency of {asked:.2f} of the reference network "
+            f"({asked * table.reference_ms:.3f} ms) cannot be met: the networks of this space "
+            f"take {low:.2f} to {high:.2f}; set config.variants.targets or config.target_ms "
+            "within that"
+        )
+
+
 def search(config: ConfigDict, images: data.ImageData, workdir: WorkDir) -> None:
     """Runs stage 3 and leaves `checkpoints/search.weights.h5` and the controllers."""
     space = fitting.make_space(config, images.num_classes)
     table = LatencyTable.load(workdir.latency_table, space, config.controller.kind)
+    check_targets(config, table)
     with workdir.cluster.scope():
         model = make_search(config, images, table)
     callbacks.load_weights(model.supernet, workdir.weights("pretrain"))
@@ -100,38 +121,22 @@ def search(config: ConfigDict, images: data.ImageData, workdir: WorkDir) -> None
     fitting.leave_weights(model.supernet, "search", workdir)
 
 
-@dataclasses.dataclass(frozen=True)
-class Pick:
-    """An epoch of the search that became a variant.
-
-    Attributes:
-        name: A, B, C… from the largest target to the smallest.
-        target: mean greedy latency asked for, as a share of the reference network's.
-        epoch: from 1.
-        latency_ratio: mean greedy latency on the validation split, same unit.
-        accuracy: greedy accuracy on the validation split at that epoch.
-    """
-
-    name: str
-    target: float
-    epoch: int
-    latency_ratio: float
-    accuracy: float
-
-
+_SLACK = 0.85  # The table over-predicts sparse networks by up to so much.
 _WANTED = {"val_latency_ratio", "val_accuracy"}
 
 
-def pick_variants(rows: list[dict], targets: tuple[float, ...]) -> list[Pick]:
-    """Picks, for each target, the best epoch on the validation split.
+def pick_epochs(rows: list[dict], targets: tuple[float, ...]) -> list[int]:
+    """Picks, for each target, the best epoch of the search on the validation split.
 
     Best is the highest accuracy among the epochs that meet the target (2 % over it count
-    as met), the later of equals; if none meets it, the cheapest epoch. Targets that pick
-    the same epoch make one variant.
+    as met), the later of equals; if none meets it, the cheapest epoch.
 
     Args:
         rows: of `metrics.jsonl`.
         targets: mean latencies, as shares of the reference network's.
+
+    Returns:
+        Different epochs, from 1, ascending.
 
     Raises:
         InputError: there is no epoch of a search, or no target.
@@ -142,21 +147,12 @@ def pick_variants(rows: list[dict], targets: tuple[float, ...]) -> list[Pick]:
             "metrics.jsonl holds no epoch of a search, or config.variants.targets is empty; "
             "run --stage=search first"
         )
-    picks: list[Pick] = []
-    for target in sorted(targets, reverse=True):
+    picked = set()
+    for target in targets:
         met = [row for row in epochs if row["val_latency_ratio"] <= 1.02 * target]
         if met:
             best = max(met, key=lambda row: (row["val_accuracy"], row["epoch"]))
         else:
             best = min(epochs, key=lambda row: (row["val_latency_ratio"], -row["epoch"]))
-        if best["epoch"] not in {pick.epoch for pick in picks}:
-            picks.append(
-                Pick(
-                    name=chr(ord("A") + len(picks)),
-                    target=target,
-                    epoch=best["epoch"],
-                    latency_ratio=best["val_latency_ratio"],
-                    accuracy=best["val_accuracy"],
-                )
-            )
-    return picks
+        picked.add(int(best["epoch"]))
+    return sorted(picked)

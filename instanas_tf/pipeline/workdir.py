@@ -19,7 +19,8 @@ from instanas_tf import files
 from instanas_tf.errors import InputError, ModelError
 from instanas_tf.pipeline.cluster import ALONE, Cluster
 
-STAGES = ("pretrain", "measure", "search", "finetune", "evaluate")
+LATE = ("target_ms", "variants", "route")  # Settings that a run may be given anew.
+STAGES = ("pretrain", "measure", "search", "finetune", "route", "evaluate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,13 +92,20 @@ class WorkDir:
         """The controller at the end of an epoch (from 1) of the search."""
         return self.root / "checkpoints" / "controllers" / f"epoch_{epoch:04d}.weights.h5"
 
-    def variant(self, name: str) -> pathlib.Path:
-        """The entry of a finished variant, before all are in `experts.json`."""
-        return self.root / "checkpoints" / f"variant_{name}.json"
+    @property
+    def chosen(self) -> pathlib.Path:
+        """The policies of the experts, before their weights are trained."""
+        return self.root / "checkpoints" / "chosen.json"
 
-    def chosen(self, name: str) -> pathlib.Path:
-        """The experts chosen for a variant, before their weights are trained."""
-        return self.root / "checkpoints" / f"chosen_{name}.json"
+    @property
+    def trained(self) -> pathlib.Path:
+        """The experts, before it is decided who runs them when."""
+        return self.root / "checkpoints" / "trained.json"
+
+    @property
+    def parts(self) -> pathlib.Path:
+        """Manifest and measurements of the experts and controllers."""
+        return self.root / "parts"
 
     def is_done(self, stage: str) -> bool:
         """Whether a stage has left its result."""
@@ -105,7 +113,8 @@ class WorkDir:
             "pretrain": self.weights("pretrain"),
             "measure": self.latency_table,
             "search": self.weights("search"),
-            "finetune": self.experts,
+            "finetune": self.trained,
+            "route": self.experts,
             "evaluate": self.results,
         }[stage].exists()
 
@@ -114,8 +123,8 @@ def drop_finished(workdir: WorkDir) -> None:
     """Drops checkpoints whose stage left its result, but was killed before it dropped them."""
     for folder in (workdir.root / "checkpoints").glob("*/"):
         name = folder.name
-        variant = workdir.variant(name.removeprefix("finetune_"))
-        if workdir.weights(name).exists() or variant.exists():
+        trained = name == "finetune" and workdir.trained.exists()
+        if workdir.weights(name).exists() or trained:
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -151,7 +160,7 @@ def open_workdir(root: pathlib.Path, config: ConfigDict) -> WorkDir:
     ours = json.loads(config.to_json())
     if workdir.config.exists():
         theirs = files.read_json(workdir.config, "choose another --workdir")
-        difference = first_difference(ours, theirs)
+        difference = first_difference(*(_without(settings, LATE) for settings in (ours, theirs)))
         if difference:
             raise InputError(
                 f"{root} holds a run with another config ({difference}); choose another "
@@ -161,13 +170,39 @@ def open_workdir(root: pathlib.Path, config: ConfigDict) -> WorkDir:
 
 
 def start(workdir: WorkDir, config: ConfigDict) -> None:
-    """Writes the config of a new run, once its data is known to be good.
+    """Writes the config of a new run, or other targets of a run, once its data is known to be good.
 
     Raises:
         ModelError: the folder cannot be written.
     """
-    if not workdir.config.exists():
-        files.write_json(workdir.config, json.loads(config.to_json()))
+    files.write_json(workdir.config, json.loads(config.to_json()))
+
+
+def asked(config: ConfigDict) -> dict[str, Any]:
+    """What a run is asked for beside its experts; `experts.json` and `results.json` repeat it."""
+    return {name: json.loads(config.to_json())[name] for name in LATE}
+
+
+def is_answered(path: pathlib.Path, config: ConfigDict) -> bool:
+    """Whether `experts.json` or `results.json` is there, and was made for these targets.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    if not path.exists():
+        return False
+    remedy = "delete it and run the same command again"
+    content = files.read_json(path, remedy)
+    if not isinstance(content, dict) or "asked" not in content:
+        raise InputError(f"{path} is damaged (it does not say what was asked for); {remedy}")
+    return content["asked"] == asked(config)
+
+
+def _without(settings: Any, names: tuple[str, ...]) -> Any:
+    """The settings without some of them."""
+    if not isinstance(settings, dict):
+        return settings
+    return {name: value for name, value in settings.items() if name not in names}
 
 
 @contextlib.contextmanager

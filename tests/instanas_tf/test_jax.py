@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from export import export_tflite
+from instanas_tf import train
 from instanas_tf.pipeline.callbacks import read_metrics
 from tests import fixtures_ring as ring
 
@@ -63,10 +64,19 @@ def test_from_jax_alone_to_tflite_files(trained, tmp_path):
     ]
     assert [set(row) for row in ours] == [set(row) for row in theirs][: len(ours)]
     assert not [path for path in workdir.rglob("*") if path.name.startswith(".")]
+    before = ring.listing(workdir)
+    done = with_jax_alone("route", workdir)
+    assert done.returncode == 2
+    assert "route converts and times TFLite files and needs TensorFlow" in done.stderr
+    assert ring.listing(workdir) == before
+    code, out, err = ring.quietly(
+        train.main, "--stage=route", f"--workdir={workdir}", *ring.overrides()
+    )
+    assert code == 0, err
+    assert json.loads((workdir / "experts.json").read_text())["selected"] == "A"
     code, out, err = ring.quietly(export_tflite.main, f"--workdir={workdir}")
     assert code == 0, err
-    assert "Wrote variant A" in out
-    assert json.loads((workdir / "experts.json").read_text())["selected"] == "A"
+    assert "Wrote variant A" in out  # Without results nothing says that it does not pay.
 
 
 @pytest.mark.parametrize("stage", ["measure"])

@@ -62,7 +62,7 @@ def config_file(tmp_path):
 COMMAND_LINES = [
     (["extra"], "unexpected argument 'extra'"),
     (["--stgae=all"], "Unknown command line flag 'stgae'"),
-    (["--stage=tune"], "all|pretrain|measure|search|finetune|evaluate"),
+    (["--stage=tune"], "all|pretrain|measure|search|finetune|route|evaluate"),
     (["--stage"], "stage"),
     (["--config.data.nmae=x"], "did you mean config.data.name?"),
     (["--config.serach.epochs=3"], "did you mean config.search.epochs?"),
@@ -166,7 +166,7 @@ def test_workdir_is_a_file(refused, tmp_path):
 def test_workdir_of_another_config(refused, copy):
     before = ring.listing(copy)
     line = refused(f"--workdir={copy}", *ring.overrides(finetune__learning_rate=0.5))
-    assert "config.finetune.learning_rate: 0.01 there, 0.5 asked for" in line
+    assert "config.finetune.learning_rate: 0.05 there, 0.5 asked for" in line
     assert ring.listing(copy) == before
 
 
@@ -236,9 +236,12 @@ def test_latency_table_changed_by_hand(refused, copy):
     assert "checksum" in refused(f"--workdir={copy}", *ring.overrides())
 
 
+CHOICE = ("checkpoints/chosen.json", "checkpoints/trained.json")
+
+
 @pytest.mark.parametrize("content", [b"{", b"3\n", b'{"stage": "search"}\n', b"\xff\xfe\n"])
 def test_damaged_metrics(refused, copy, content):
-    undone(copy, "results.json", "experts.json")
+    undone(copy, "results.json", "experts.json", *CHOICE)
     (copy / "metrics.jsonl").write_bytes(content)
     line = refused(f"--workdir={copy}", *ring.overrides())
     assert "metrics.jsonl, line 1 is damaged" in line
@@ -247,7 +250,7 @@ def test_damaged_metrics(refused, copy, content):
 @pytest.mark.parametrize("key", ["val_accuracy", "val_latency_ratio"])
 @pytest.mark.parametrize("value", ["high", None])
 def test_damaged_metrics_of_the_search(refused, copy, key, value):
-    undone(copy, "results.json", "experts.json")
+    undone(copy, "results.json", "experts.json", *CHOICE)
     rows = [json.loads(line) for line in (copy / "metrics.jsonl").read_text().splitlines()]
     for row in rows:
         if row["stage"] == "search":
@@ -274,33 +277,79 @@ RESULTS = [
 
 @pytest.mark.parametrize("content", RESULTS)
 def test_damaged_results(refused, copy, content):
+    if "baselines" in content:  # It was made for these targets, and is damaged further down.
+        asked = json.loads((copy / "experts.json").read_text())["asked"]
+        content = json.dumps(json.loads(content) | {"asked": asked})
     (copy / "results.json").write_text(content)
     line = refused(f"--workdir={copy}", *ring.overrides())
     assert "results.json is damaged" in line
-    assert "delete it and run --stage=evaluate again" in line
+    wanted = "--stage=evaluate" if "asked" in content else "the same command"
+    assert f"delete it and run {wanted} again" in line
 
 
-@pytest.mark.parametrize("name", ["A_controller", "A_expert_00"])
-@pytest.mark.parametrize("content", [None, b"", b"no HDF5", "cut"])
-def test_damaged_weights(refused, copy, name, content):
-    undone(copy, "results.json")
-    path = copy / "checkpoints" / f"{name}.weights.h5"
+CONTENTS = [None, b"", b"no HDF5", "cut"]
+
+
+def damage(path, content):
+    """Removes a file, cuts it, or gives it another content."""
     whole = path.read_bytes()
     path.unlink()
     if content is not None:
         path.write_bytes(whole[: len(whole) // 2] if content == "cut" else content)
+
+
+@pytest.mark.parametrize("content", CONTENTS)
+def test_damaged_weights_of_an_expert(refused, copy, content):
+    undone(copy, "results.json")
+    path = copy / "checkpoints" / "expert_00.weights.h5"
+    damage(path, content)
     line = refused(f"--workdir={copy}", *ring.overrides())
     assert path.name in line
     assert "--workdir" in line
     assert not (copy / "results.json").exists()
 
 
-def test_weights_of_another_model(refused, copy):
-    undone(copy, "results.json")
-    checkpoints = copy / "checkpoints"
-    shutil.copy(checkpoints / "A_expert_00.weights.h5", checkpoints / "A_controller.weights.h5")
+@pytest.mark.parametrize("name", ["router_image_half", "router_features"])
+@pytest.mark.parametrize("content", CONTENTS[1:])
+def test_damaged_weights_of_a_router(refused, copy, name, content):
+    undone(copy, "results.json", "experts.json")
+    path = copy / "checkpoints" / f"{name}.weights.h5"
+    damage(path, content)
     line = refused(f"--workdir={copy}", *ring.overrides())
-    assert "A_controller.weights.h5 is damaged or of another model" in line
+    assert path.name in line
+    assert not (copy / "experts.json").exists()
+
+
+def test_weights_of_another_model(refused, copy):
+    undone(copy, "results.json", "experts.json")
+    checkpoints = copy / "checkpoints"
+    router = checkpoints / "router_features.weights.h5"
+    shutil.copy(checkpoints / "expert_00.weights.h5", router)
+    line = refused(f"--workdir={copy}", *ring.overrides())
+    assert f"{router.name} is damaged or of another model" in line
+
+
+@pytest.mark.parametrize("name", ["chosen", "trained"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"{}"])
+def test_damaged_list_of_experts(refused, copy, name, content):
+    undone(copy, "results.json", "experts.json")
+    path = copy / "checkpoints" / f"{name}.json"
+    path.write_bytes(content)
+    if name == "chosen":
+        undone(copy, "checkpoints/trained.json")
+    line = refused(f"--workdir={copy}", *ring.overrides())
+    assert f"{name}.json" in line
+    assert "delete" in line or "again" in line
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", ["{", "3\n", '{"model": "front"}\n'])
+def test_damaged_measurements_of_the_parts(refused, copy, content):
+    undone(copy, "results.json", "experts.json")
+    (copy / "parts" / "measurements.jsonl").write_text(content)
+    line = refused(f"--workdir={copy}", *ring.overrides())
+    assert "measurements.jsonl" in line
+    assert "delete it and run --stage=route again" in line
 
 
 def test_no_checkpoint_can_be_read(refused, tmp_path):
@@ -326,7 +375,7 @@ def test_nothing_is_left_to_do(trained, capsys):
 
 def test_result_rows():
     results = {
-        "variants": [{"name": "A", "accuracy": 0.9, "mean_latency_ms": 1.0}],
+        "variants": [{"name": "A", "kind": "start", "accuracy": 0.9, "mean_latency_ms": 1.0}],
         "baselines": [
             {"name": "big", "accuracy": 0.95, "latency_ms": 2.0},
             {"name": "small", "accuracy": 0.8, "latency_ms": 0.5},
@@ -334,10 +383,11 @@ def test_result_rows():
         "controls": {
             "shuffled_policies": {"A": {"accuracy": 0.7, "mean_latency_ms": 1.0}},
             "majority_policy": {"A": {"accuracy": 0.75, "latency_ms": 0.8}},
+            "seed_twin": {"twin_oracle": 0.8},
         },
     }
     assert train.result_rows(results) == [
-        ["variant A", "0.9000", "1.000", "0.50"],
+        ["variant A (start)", "0.9000", "1.000", "0.50"],
         ["big", "0.9500", "2.000", "1.00"],
         ["small", "0.8000", "0.500", "0.25"],
         ["shuffled policies (A)", "0.7000", "1.000", "0.50"],

@@ -3,13 +3,12 @@
 import dataclasses
 import json
 
-import numpy as np
 import pytest
 
-from instanas_tf import measure, trial
+from instanas_tf import measure, route, trial
 from instanas_tf.errors import CommandError, InputError, ModelError
 from instanas_tf.pipeline import checks, data, finetune, pretrain, search
-from instanas_tf.pipeline.workdir import WorkDir
+from instanas_tf.pipeline.workdir import WorkDir, locked
 from tests import fixtures_ring as ring
 
 
@@ -19,6 +18,11 @@ def trained(tmp_path_factory):
 
 
 trained_copy = ring.trained_copy
+
+
+@pytest.fixture(scope="session")
+def kinds(tmp_path_factory):
+    return ring.kinds_run(tmp_path_factory)
 
 
 @pytest.fixture
@@ -43,30 +47,106 @@ def never(*arguments):
     raise AssertionError("this was done already")
 
 
-def test_the_outcome_of_a_trial(place, config, images, tmp_path, monkeypatch):
-    for module in (pretrain, search, finetune, measure):
+STAGES = (pretrain, search, finetune, measure, route)
+
+
+def done_before(monkeypatch, *modules):
+    """Lets stages fail that must not run."""
+    for module in modules:
         monkeypatch.setattr(module, module.__name__.rpartition(".")[2], never)
+
+
+def test_the_outcome_of_a_trial(place, config, images, tmp_path, monkeypatch):
+    done_before(monkeypatch, *STAGES)
+    monkeypatch.setattr(trial, "bench", never)
     tables = WorkDir(tmp_path / "tables")
     found = trial.run(config, config, images, place, tables)
     content = json.loads(place.experts.read_text())
     entry = next(v for v in content["variants"] if v["name"] == content["selected"])
-    assert found.accuracy == entry["validation_accuracy"]["recalibrated"]
-    rows = (place.root / "measured" / "measurements.jsonl").read_text().splitlines()
-    ms = {row["model"]: row["median_ms"] for row in map(json.loads, rows)}
-    names = [expert["name"] for expert in entry["experts"]]
-    assert set(ms) == {"controller", "reference", *names}
-    mean = np.dot([e["share"] for e in entry["experts"]], [ms[name] for name in names])
-    assert found.latency_ms == pytest.approx(ms["controller"] + mean)
-    assert (found.controller_ms, found.reference_ms) == (ms["controller"], ms["reference"])
-    assert found.latency_ratio == found.latency_ms / ms["reference"] > 0
+    assert found.accuracy == entry["validation_accuracy"]
+    assert found.latency_ms == entry["validation_latency_ms"]
+    assert found.reference_ms == content["reference_latency_ms"]
+    assert found.controller_ms == content["controllers_ms"].get(entry["controller"], 0.0)
+    assert found.latency_ratio == found.latency_ms / found.reference_ms > 0
     assert found.value("accuracy", 0.5) == found.accuracy
-
-    monkeypatch.setattr(trial, "bench", never)
+    monkeypatch.setattr(trial, "_outcome", never)
     assert trial.run(config, config, images, place, tables) == found
 
 
-def test_a_failed_training_is_an_outcome(place, config, monkeypatch, tmp_path):
+@pytest.mark.parametrize(("name", "controller_ms"), [("A", 0.0), ("B", 0.0), ("D", 0.4)])
+def test_the_controller_of_the_selected_variant(kinds, name, controller_ms, images, tmp_path):
+    place = WorkDir(ring.copy_run(kinds, tmp_path))
+    ring.change_json(place.experts, lambda content: content.update(selected=name))
+    config = checks.from_json(place.config)
+    found = trial.run(config, config, images, place, WorkDir(tmp_path / "tables"))
+    assert found.controller_ms == controller_ms
+    assert found.reference_ms == 2.0
+
+
+def test_a_trial_is_routed_while_nobody_else_measures(place, config, images, tmp_path, monkeypatch):
+    done_before(monkeypatch, pretrain, search, finetune, measure)
     place.experts.unlink()
+    tables, held = WorkDir(tmp_path / "tables"), []
+
+    def measured(*arguments):
+        with pytest.raises(InputError, match="another command is at work"):
+            with locked(tables):
+                pass
+        held.append(tables.root)
+        return measured_before(*arguments)
+
+    def trained(*arguments):
+        with locked(tables):  # Others may measure now.
+            held.append(None)
+
+    measured_before = route.measure
+    monkeypatch.setattr(route, "measure", measured)
+    monkeypatch.setattr(route, "train", trained)
+    found = trial.run(config, config, images, place, tables)
+    assert held == [tables.root, None]
+    assert (
+        found.latency_ms
+        == json.loads(place.experts.read_text())["variants"][0]["validation_latency_ms"]
+    )
+
+
+def test_a_trial_of_another_width_is_held_against_the_same_network(
+    place, config, images, tmp_path, monkeypatch
+):
+    done_before(monkeypatch, *STAGES)
+    reference = config.copy_and_resolve_references()
+    reference.space.width = 2.0
+    tables = WorkDir(tmp_path / "tables")
+
+    def bench(listed, out, settings, device):
+        with pytest.raises(InputError, match="another command is at work"):
+            with locked(tables):
+                pass
+        (entry,) = json.loads(listed.read_text())["models"]
+        assert entry["name"] == "reference"
+        return [{"model": "reference", "median_ms": 8.0}]
+
+    monkeypatch.setattr(trial, "bench", bench)
+    found = trial.run(config, reference, images, place, tables)
+    assert found.reference_ms == 8.0
+    assert found.latency_ratio == found.latency_ms / 8.0
+
+
+def test_experts_that_cannot_meet_a_target_are_an_outcome(
+    place, config, images, monkeypatch, tmp_path
+):
+    place.experts.unlink()
+
+    def refuse(*arguments):
+        raise route.OutOfReachError("a mean latency of 1 ms cannot be met")
+
+    monkeypatch.setattr(route, "route", refuse)
+    found = trial.run(config, config, images, place, WorkDir(tmp_path / "tables"))
+    assert found.reason == "a mean latency of 1 ms cannot be met"
+
+
+def test_a_failed_training_is_an_outcome(place, config, monkeypatch, tmp_path):
+    place.trained.unlink()
 
     def diverge(*arguments):
         raise ModelError("loss is nan after epoch 1")
@@ -81,7 +161,7 @@ def test_a_failed_training_is_an_outcome(place, config, monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("error", [InputError("damaged"), CommandError("no device", 4), "disk"])
 def test_what_would_meet_every_trial_is_no_outcome(error, place, config, monkeypatch, tmp_path):
-    place.experts.unlink()
+    place.trained.unlink()
 
     def fail(*arguments):
         if error != "disk":

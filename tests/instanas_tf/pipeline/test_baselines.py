@@ -6,22 +6,27 @@ import numpy as np
 import pytest
 
 from instanas_tf import spaces
-from instanas_tf.latency import LatencyTable
 from instanas_tf.pipeline import baselines
 from instanas_tf.pipeline import config as config_module
-from instanas_tf.pipeline.variants import Variant
 from instanas_tf.pipeline.workdir import WorkDir
 
 SPACE = spaces.get("tiny", merge="shortcut")
 
 
 @pytest.fixture
-def trained_alone(monkeypatch):
+def seeds():
+    """Keywords that `train_alone` got, if any."""
+    return []
+
+
+@pytest.fixture
+def trained_alone(monkeypatch, seeds):
     """Records the networks that would be trained alone."""
     calls = []
 
-    def train_alone(name, space, policy, *rest):
+    def train_alone(name, space, policy, *rest, **keywords):
         calls.append((name, space, np.asarray(policy)))
+        seeds.append(keywords)
         return name
 
     monkeypatch.setattr(baselines, "train_alone", train_alone)
@@ -55,36 +60,44 @@ def test_references(trained_alone, tmp_path):
     assert [line.split()[1] for line in said] == ["mobilenet_v2_1.0"]
 
 
-def variant(name, predicted_ms, policies):
-    experts = [
-        {"name": f"expert_{index:02d}", "policy": SPACE.policy_names(policy)}
-        for index, policy in enumerate(policies)
-    ]
-    entry = {"name": name, "predicted_latency_ms": predicted_ms, "experts": experts}
-    return Variant(entry, {"space": SPACE.to_json()}, None)
+def four_experts():
+    policies = [np.ones((3, 3), np.float32)]
+    policies += [SPACE.single_op_policy(name) for name in SPACE.op_names]
+    experts = [{"policy": SPACE.policy_names(policy)} for policy in policies]
+    return {"space": SPACE.to_json(), "experts": experts}, policies
 
 
-def test_a_variants_twin_costs_what_the_variant_costs(trained_alone, tmp_path):
-    table = LatencyTable(SPACE, ((1.0, 2.0, 3.0),) * 3, 0.5, 0.5, 0.5, "small")
-    policies = [SPACE.single_op_policy(name) for name in SPACE.op_names]
-    assert table.static_ms(np.stack(policies)).tolist() == [4.0, 7.0, 10.0]
-    found = [
-        variant("A", 9.0, policies),
-        variant("B", 7.0, policies),
-        variant("C", 1.0, policies),
-    ]
-    config, said, workdir = config_module.default_config(), [], WorkDir(tmp_path)
-    twins = baselines.twins(config, None, workdir, found, table, said.append)
-    assert twins["A"] == twins["B"] != twins["C"]
-    assert len(trained_alone) == 2
-    np.testing.assert_array_equal(trained_alone[0][2], policies[1])
-    np.testing.assert_array_equal(trained_alone[1][2], policies[0])
-    assert all(name.startswith("alone_") for name, _, _ in trained_alone)
-    assert said == [
-        "training expert_01 of variant A alone",
-        "training expert_00 of variant C alone",
-    ]
-    finished(tmp_path, twins["C"].name)
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(0, [0, 1, 2, 3]), (1, [0]), (2, [0, 3]), (3, [0, 2, 3]), (9, [0, 1, 2, 3])],
+)
+def test_experts_alone_lie_evenly_between_the_cheapest_and_the_dearest(
+    trained_alone, tmp_path, count, expected
+):
+    content, policies = four_experts()
+    config, said = config_module.default_config(), []
+    config.evaluate.alone = count
+    found = baselines.alone(config, None, WorkDir(tmp_path), content, said.append)
+    assert list(found) == expected
+    assert [line.split()[1] for line in said] == [f"expert_{index:02d}" for index in expected]
+    assert [item.name for item in found.values()] == [name for name, *_ in trained_alone]
+    for index, (name, _, policy) in zip(expected, trained_alone, strict=True):
+        assert name.startswith("alone_")
+        np.testing.assert_array_equal(policy, policies[index])
+    # What is trained is loaded, and not said to be trained.
+    finished(tmp_path, found[0].name)
     said.clear()
-    baselines.twins(config, None, workdir, found, table, said.append)
-    assert said == ["training expert_01 of variant A alone"]
+    baselines.alone(config, None, WorkDir(tmp_path), content, said.append)
+    assert len(said) == len(expected) - 1
+
+
+def test_the_twin_is_the_cheapest_expert_from_another_seed(trained_alone, seeds, tmp_path):
+    content, policies = four_experts()
+    config, said = config_module.default_config(), []
+    config.evaluate.alone = 1
+    alone = baselines.alone(config, None, WorkDir(tmp_path), content, said.append)[0]
+    twin = baselines.seed_twin(config, None, WorkDir(tmp_path), content, said.append)
+    assert twin.name.removeprefix("twin_") == alone.name.removeprefix("alone_")
+    np.testing.assert_array_equal(trained_alone[1][2], policies[0])
+    assert seeds == [{}, {"seed": 7}]
+    assert said[1] == "training expert_00 alone from another seed, as a control"

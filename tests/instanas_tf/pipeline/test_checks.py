@@ -2,8 +2,10 @@
 
 import pytest
 
+from instanas_tf import spaces
 from instanas_tf.errors import InputError
 from instanas_tf.pipeline import checks, config
+from instanas_tf.search import expert_set
 
 NAN, INF = float("nan"), float("inf")
 BAD = [
@@ -37,6 +39,16 @@ BAD = [
     ],
     *[("config.pretrain.keep_range", v) for v in ((), (0.1,), (0.5, 0.1), (-0.1, 0.5), (0.1, 2.0))],
     ("config.pretrain.keep_range", ("a", "b")),
+    *[("config.route.price_range", v) for v in ((), (0.1,), (0.5, 0.1), (0.0, 1.0), (0.1, 101.0))],
+    *[("config.route.weight_powers", v) for v in ((), (-0.5,), (0.0, 4.1), ("a",), (NAN,))],
+    *[
+        (name, value)
+        for name in (*checks.NAMES, "config.pretrain.anchors", "config.experts.required")
+        for value in (("no such name",), ("ir3_e6", "nor_this"), ("small", "small"), (3,))
+    ],
+    ("config.route.kinds", ()),
+    ("config.route.image_controllers", ()),
+    ("config.experts.required", ("least", "cheap", "half_odd", "half_even", "most")),
     ("config.data.image_size", 17),
 ]
 
@@ -64,9 +76,29 @@ def test_refused(name, value):
 def test_least_is_allowed(name, least):
     made = config.default_config()
     set_value(made, name, least)
+    if name == "config.experts.count":
+        set_value(made, "config.experts.required", ("least",))
     if name == "config.data.image_size":
         set_value(made, "config.space.name", "tiny")
     checks.check(made)
+
+
+@pytest.mark.parametrize("kinds", [("cascade",), ("search", "features")])
+def test_only_who_looks_at_images_needs_a_network_for_that(kinds):
+    made = config.default_config()
+    set_value(made, "config.route.kinds", kinds)
+    set_value(made, "config.route.image_controllers", ())
+    checks.check(made)
+
+
+@pytest.mark.parametrize("space", ["tiny", "mobilenet_v2_16"])
+def test_every_anchor_that_is_allowed_can_be_made(space):
+    made = config.default_config()
+    set_value(made, "config.space.name", space)
+    set_value(made, "config.data.image_size", checks.mobilenet_v2.LAYOUTS[space].image_size)
+    set_value(made, "config.pretrain.anchors", checks.ANCHORS)
+    checks.check(made)
+    assert len(expert_set.named_anchors(spaces.get(space), checks.ANCHORS)) == len(checks.ANCHORS)
 
 
 @pytest.mark.parametrize("name", sorted(checks.CHOICES["config.space.name"]))

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from instanas_tf.errors import InputError
-from instanas_tf.pipeline import checks, config
+from instanas_tf.pipeline import checks, config, config_files
 from tests.fixtures_ring import ROOT, overrides
 
 PRESETS = {"default": config.default_config, "published": config.published_config}
@@ -16,15 +16,15 @@ def test_presets(preset):
     made = PRESETS[preset]()
     checks.check(made)
     assert made.is_locked
-    assert config.flatten(made).keys() == config.flatten(config.default_config()).keys()
+    assert config_files.flatten(made).keys() == config_files.flatten(config.default_config()).keys()
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_round_trip(preset, tmp_path):
     made = PRESETS[preset]()
     (tmp_path / "config.json").write_text(made.to_json())
-    read = config.from_json(tmp_path / "config.json")
-    assert config.flatten(read) == config.flatten(made)
+    read = config_files.from_json(tmp_path / "config.json")
+    assert config_files.flatten(read) == config_files.flatten(made)
     assert read.is_locked
     assert read.pretrain.keep == made.pretrain.keep
     assert type(read.pretrain.keep) is type(read.pretrain.keep[0]) is tuple
@@ -38,36 +38,36 @@ def test_from_json_of_something_else(content, tmp_path):
     path = tmp_path / "config.json"
     path.write_text(content)
     with pytest.raises(InputError, match="choose another --workdir") as caught:
-        config.from_json(path)
+        config_files.from_json(path)
     assert str(path) in str(caught.value)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda p: p.stem)
 def test_config_files(path):
-    checks.check(config.load(str(path)))
+    checks.check(config_files.load(str(path)))
 
 
 def test_no_path_is_the_default():
-    assert config.load("") == config.default_config()
+    assert config_files.load("") == config.default_config()
 
 
 def test_integers_serve_as_floats():
     made = config.default_config()
     with made.ignore_type():
         made.pretrain.learning_rate = 1
-    config.check_keys(made)
+    config_files.check_keys(made)
 
 
 def test_names():
-    config.check_names(["config.seed", "config.data.augmentation.flip"])
+    config_files.check_names(["config.seed", "config.data.augmentation.flip"])
     with pytest.raises(InputError, match="did you mean config.data.augmentation.flip?"):
-        config.check_names(["config.data.augmentation.filp"])
+        config_files.check_names(["config.data.augmentation.filp"])
     with pytest.raises(InputError, match="see instanas_tf/pipeline/config.py"):
-        config.check_names(["config.zzzzzzzzzzzzzzzzzzzzzzzzzzzzzz"])
+        config_files.check_names(["config.zzzzzzzzzzzzzzzzzzzzzzzzzzzzzz"])
 
 
 def test_every_default_is_checked_or_free():
-    known = config.flatten(config.default_config())
+    known = config_files.flatten(config.default_config())
     listed = [
         *checks.CHOICES,
         *checks.AT_LEAST,
@@ -75,10 +75,11 @@ def test_every_default_is_checked_or_free():
         *checks.SHARES,
         *checks.KNOTS,
         *checks.POSITIVE_LISTS,
+        *checks.NAMES,
     ]
     assert set(listed) <= set(known)
     assert len(listed) == len(set(listed))
 
 
 def test_the_small_run_changes_settings_that_exist():
-    config.check_names([item.split("=")[0].lstrip("-") for item in overrides()])
+    config_files.check_names([item.split("=")[0].lstrip("-") for item in overrides()])

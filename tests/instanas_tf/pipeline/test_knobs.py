@@ -6,7 +6,7 @@ import pytest
 
 from instanas_tf import train
 from instanas_tf.errors import InputError
-from instanas_tf.pipeline import checks, knobs
+from instanas_tf.pipeline import checks, config_files, knobs
 from instanas_tf.pipeline import config as config_module
 from instanas_tf.pipeline.knobs import KNOBS, Knob
 
@@ -62,16 +62,16 @@ def test_unknown_knobs(given, message):
 
 def test_every_knob_sets_what_the_config_has_and_the_checks_allow(config):
     found = knobs.select("all", config.search.recipe)
-    known = config_module.flatten(config)
+    known = config_files.flatten(config)
     for end in (0, -1):
         changed = knobs.turned(config, found, {knob.name: knob.values[end] for knob in found})
         checks.check(changed)
         for knob in found:
-            value = config_module.flatten(changed)[knobs.setting(knob, config)]
+            value = config_files.flatten(changed)[knobs.setting(knob, config)]
             if knob.knot is not None:
                 value = value[knob.knot][1]
             assert value == knob.values[end]
-    assert config_module.flatten(config) == known
+    assert config_files.flatten(config) == known
 
 
 def test_the_arguments_of_a_config_give_it_back(config):
@@ -81,7 +81,7 @@ def test_the_arguments_of_a_config_give_it_back(config):
     given = shlex.split(" ".join(knobs.arguments(changed, found)))
     assert len(given) == len(found) - 1  # Both ends of alpha are one setting.
     again = train.override(config, given)
-    assert config_module.flatten(again) == config_module.flatten(changed)
+    assert config_files.flatten(again) == config_files.flatten(changed)
 
 
 def test_both_ends_of_alpha():
@@ -106,7 +106,7 @@ def test_the_nearest_value():
 
 @pytest.mark.parametrize(
     ("share", "expected"),
-    [(1.0, (12, 16, 6, 5)), (1 / 3, (4, 5, 2, 2)), (0.01, (1, 1, 1, 1))],
+    [(1.0, (10, 12, 12, 12, 5)), (1 / 3, (3, 4, 4, 4, 2)), (0.01, (1, 1, 1, 1, 1))],
 )
 def test_all_stages_are_shortened_alike(share, expected):
     config = config_module.default_config()
@@ -117,6 +117,7 @@ def test_all_stages_are_shortened_alike(share, expected):
         found.pretrain.epochs,
         search.epochs,
         found.finetune.epochs,
+        found.route.epochs,
         search.controller_decay_epochs,
     )
     checks.check(found)

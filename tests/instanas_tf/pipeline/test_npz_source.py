@@ -16,7 +16,7 @@ X = np.broadcast_to(np.arange(20, dtype=np.uint8)[:, None, None], (20, 4, 4))
 def load(path, seed=0, **changes):
     settings = default_config().data
     settings.update({"name": "npz", "data_dir": str(path), "image_size": 4})
-    settings.update({"validation_fraction": 0.2, **changes})
+    settings.update({"validation_fraction": 0.2, "controller_fraction": 0.0, **changes})
     return data.load(settings, seed)
 
 

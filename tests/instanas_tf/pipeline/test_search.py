@@ -1,4 +1,4 @@
-"""Which epochs of a search become variants, and what is set when."""
+"""Which epochs of a search are picked, what may be asked of it, and what is set when."""
 
 import types
 
@@ -7,6 +7,7 @@ import pytest
 from instanas_tf.errors import InputError
 from instanas_tf.pipeline import config as config_module
 from instanas_tf.pipeline import search
+from instanas_tf.search import expert_set
 
 
 def rows(*pairs, stage="search"):
@@ -17,49 +18,63 @@ def rows(*pairs, stage="search"):
     ]
 
 
-def picked(found):
-    return [(pick.name, pick.target, pick.epoch) for pick in found]
-
-
-def test_best_of_those_that_meet_the_target():
-    found = search.pick_variants(rows((0.9, 1.0), (0.7, 0.5), (0.8, 0.6), (0.6, 0.3)), (0.6,))
-    assert found == [search.Pick("A", 0.6, 3, 0.6, 0.8)]
-
-
-def test_two_percent_over_counts_as_met():
-    found = search.pick_variants(rows((0.9, 0.612), (0.8, 0.5)), (0.6,))
-    assert picked(found) == [("A", 0.6, 1)]
-    found = search.pick_variants(rows((0.9, 0.613), (0.8, 0.5)), (0.6,))
-    assert picked(found) == [("A", 0.6, 2)]
-
-
-def test_the_later_of_equals():
-    found = search.pick_variants(rows((0.8, 0.5), (0.8, 0.6), (0.7, 0.1)), (0.6,))
-    assert picked(found) == [("A", 0.6, 2)]
-
-
-def test_the_cheapest_and_of_equals_the_later_if_none_meets_it():
-    found = search.pick_variants(rows((0.9, 0.7), (0.5, 0.5), (0.4, 0.5), (0.9, 0.8)), (0.3,))
-    assert picked(found) == [("A", 0.3, 3)]
-
-
-def test_from_the_largest_target_to_the_smallest():
-    found = search.pick_variants(rows((0.9, 0.8), (0.8, 0.5), (0.7, 0.3)), (0.3, 0.8, 0.5))
-    assert picked(found) == [("A", 0.8, 1), ("B", 0.5, 2), ("C", 0.3, 3)]
-
-
-def test_the_same_epoch_is_one_variant():
-    found = search.pick_variants(rows((0.9, 0.3), (0.8, 0.2), (0.7, 0.1)), (0.6, 0.4, 0.2))
-    assert picked(found) == [("A", 0.6, 1), ("B", 0.2, 2)]
+@pytest.mark.parametrize(
+    ("found", "targets", "expected"),
+    [
+        # The best of those that meet the target.
+        (((0.9, 1.0), (0.7, 0.5), (0.8, 0.6), (0.6, 0.3)), (0.6,), [3]),
+        # 2 % over counts as met, and no more.
+        (((0.9, 0.612), (0.8, 0.5)), (0.6,), [1]),
+        (((0.9, 0.613), (0.8, 0.5)), (0.6,), [2]),
+        # The later of equals.
+        (((0.8, 0.5), (0.8, 0.6), (0.7, 0.1)), (0.6,), [2]),
+        # The cheapest if none meets it, and the later of equals.
+        (((0.9, 0.7), (0.5, 0.5), (0.4, 0.5), (0.9, 0.8)), (0.3,), [3]),
+        # One for each target, ascending, and each once.
+        (((0.7, 0.3), (0.8, 0.5), (0.9, 0.8)), (0.3, 0.8, 0.5), [1, 2, 3]),
+        (((0.9, 0.3), (0.8, 0.2), (0.7, 0.1)), (0.6, 0.4, 0.2), [1, 2]),
+    ],
+)
+def test_pick_epochs(found, targets, expected):
+    assert search.pick_epochs(rows(*found), targets) == expected
 
 
 def test_rows_of_other_stages_do_not_count():
-    others = rows((1.0, 0.1), stage="pretrain")
-    assert picked(search.pick_variants(others + rows((0.5, 0.5)), (0.6,))) == [("A", 0.6, 1)]
+    others = rows((1.0, 0.1), stage="pretrain") + [{"stage": "search", "epoch": 2}]
+    assert search.pick_epochs(others + rows((0.5, 0.5)), (0.6,)) == [1]
     with pytest.raises(InputError, match="run --stage=search first"):
-        search.pick_variants(others, (0.6,))
+        search.pick_epochs(others, (0.6,))
     with pytest.raises(InputError, match="config.variants.targets is empty"):
-        search.pick_variants(rows((0.5, 0.5)), ())
+        search.pick_epochs(rows((0.5, 0.5)), ())
+
+
+@pytest.mark.parametrize("by", ["shares", "ms"])
+def test_targets_that_nothing_can_meet_are_refused_before_the_search(tiny_table, by):
+    # Its cheapest anchor takes 0.5 + 8 + 0.25 ms, its reference 0.5 + 1 + 8 + 64 + 0.25.
+    cheapest, reference = least_and_reference(tiny_table)
+    config = config_module.default_config()
+
+    def ask(share):
+        if by == "ms":
+            config.target_ms, config.variants.targets = share * reference, (1e-3,)
+        else:
+            config.variants.targets = (0.9, share)
+        search.check_targets(config, tiny_table)
+
+    ask(0.86 * cheapest / reference)  # The table may over-predict by 15 %.
+    with pytest.raises(
+        InputError, match=r"cannot be met: .* take [\d.]+ to [\d.]+; set config"
+    ) as e:
+        ask(0.84 * cheapest / reference)
+    assert f"{0.84 * cheapest / reference:.2f} of the reference network" in str(e.value)
+    assert f"{0.84 * cheapest:.3f} ms" in str(e.value)
+
+
+def least_and_reference(table):
+    anchors = dict(expert_set.anchors(table.space))
+    least = float(table.static_ms(anchors["least"]))
+    assert least == min(float(table.static_ms(policy)) for policy in anchors.values())
+    return least, table.reference_ms
 
 
 def variable():

@@ -16,7 +16,7 @@ from instanas_tf.pipeline.config import default_config
 def load(name, folder, seed=0, **changes):
     settings = default_config().data
     settings.update({"name": name, "data_dir": str(folder), "image_size": 4, "download": False})
-    settings.update({"validation_fraction": 0.2, **changes})
+    settings.update({"validation_fraction": 0.2, "controller_fraction": 0.0, **changes})
     return data.load(settings, seed)
 
 

@@ -55,7 +55,7 @@ def test_a_folder_belongs_to_one_plan(tmp_path):
         (make_plan(objective="latency"), "objective: 'score' there, 'latency' asked for"),
         (make_plan(tuner="bayesian"), "tuner: 'random' there, 'bayesian' asked for"),
         (make_plan(names="width"), "knobs.experts: .* there, '.absent.' asked for"),
-        (other, "config.search.epochs: 16 there, 4 asked for"),
+        (other, "config.search.epochs: 12 there, 4 asked for"),
     ):
         with pytest.raises(InputError, match=f"holds another search .{difference}"):
             tuning.open_folder(root, plan)

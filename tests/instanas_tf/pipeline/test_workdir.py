@@ -6,10 +6,20 @@ import threading
 
 import pytest
 
+from instanas_tf import files
 from instanas_tf.errors import InputError, ModelError
 from instanas_tf.pipeline import config as config_module
+from instanas_tf.pipeline import config_files
 from instanas_tf.pipeline import workdir as workdir_module
-from instanas_tf.pipeline.workdir import STAGES, WorkDir, existing_workdir, open_workdir, start
+from instanas_tf.pipeline.workdir import (
+    STAGES,
+    WorkDir,
+    asked,
+    existing_workdir,
+    is_answered,
+    open_workdir,
+    start,
+)
 
 
 def begun(root, config):
@@ -25,7 +35,8 @@ def test_a_stage_is_done_when_its_result_is_there(tmp_path):
         "pretrain": "checkpoints/pretrain.weights.h5",
         "measure": "latency_table.json",
         "search": "checkpoints/search.weights.h5",
-        "finetune": "experts.json",
+        "finetune": "checkpoints/trained.json",
+        "route": "experts.json",
         "evaluate": "results.json",
     }
     assert tuple(results) == STAGES
@@ -39,11 +50,11 @@ def test_a_stage_is_done_when_its_result_is_there(tmp_path):
 def test_checkpoints_of_what_is_finished_are_dropped(tmp_path):
     checkpoints = tmp_path / "checkpoints"
     workdir_module.drop_finished(WorkDir(tmp_path))
-    kept = {"search", "finetune_B", "alone_2", "controllers"}
-    for name in kept | {"pretrain", "finetune_A", "alone_1", "mobilenet_v2_1.0"}:
+    kept = {"search", "alone_2", "controllers"}
+    for name in kept | {"pretrain", "finetune", "alone_1", "mobilenet_v2_1.0"}:
         (checkpoints / name).mkdir(parents=True)
         (checkpoints / name / "1.npz").write_text("")
-    results = {"pretrain.weights.h5", "variant_A.json", "alone_1.weights.h5"}
+    results = {"pretrain.weights.h5", "trained.json", "alone_1.weights.h5"}
     results |= {"mobilenet_v2_1.0.weights.h5"}
     for name in results:
         (checkpoints / name).write_text("")
@@ -66,8 +77,8 @@ def test_open_twice(tmp_path):
     content = first.config.read_bytes()
     assert begun(tmp_path / "run", made) == first
     assert first.config.read_bytes() == content
-    assert config_module.flatten(config_module.from_json(first.config)) == (
-        config_module.flatten(made)
+    assert config_files.flatten(config_files.from_json(first.config)) == (
+        config_files.flatten(made)
     )
 
 
@@ -77,6 +88,41 @@ def test_open_with_another_config(tmp_path):
     made.search.epochs += 1
     with pytest.raises(InputError, match="config.search.epochs: .* there, .* asked for"):
         open_workdir(tmp_path / "run", made)
+
+
+def late(config):
+    """Other targets for the same networks."""
+    config.target_ms, config.variants.targets = 1.5, (0.3,)
+    config.route.kinds, config.route.epochs = ("cascade",), 3
+    return config
+
+
+def test_other_targets_may_be_asked_of_a_run(tmp_path):
+    made = config_module.default_config()
+    workdir = begun(tmp_path / "run", made)
+    assert not is_answered(workdir.experts, made)
+    files.write_json(workdir.experts, {"asked": asked(made)})
+    assert is_answered(workdir.experts, made)
+    assert open_workdir(workdir.root, late(made)) == workdir
+    assert not is_answered(workdir.experts, made)
+    start(workdir, made)
+    assert config_files.from_json(workdir.config).route.kinds == ("cascade",)
+    files.write_json(workdir.experts, {"asked": asked(made)})
+    assert is_answered(workdir.experts, made)
+    for damaged in ("", "[]", "{}"):
+        workdir.experts.write_text(damaged)
+        with pytest.raises(InputError, match="delete it and run the same command again"):
+            is_answered(workdir.experts, made)
+
+
+@pytest.mark.parametrize("section", ["experts", "finetune", "latency", "data"])
+def test_what_the_networks_were_made_with_stays(tmp_path, section):
+    made = config_module.default_config()
+    begun(tmp_path, made)
+    changes = {"experts": "count", "finetune": "epochs", "latency": "rounds", "data": "test_images"}
+    late(made)[section][changes[section]] += 1
+    with pytest.raises(InputError, match=f"config.{section}.{changes[section]}: .* there"):
+        open_workdir(tmp_path, made)
 
 
 def test_open_at_a_file(tmp_path):
