@@ -96,7 +96,7 @@ def test_targets_that_cannot_be_met(trained_copy, changes):
     code, _, line = run(trained_copy, "--stage=route", **CASCADES | changes)
     assert code == 2, line
     assert (trained_copy / "experts.json").read_bytes() == before
-    assert "ms (0.00 of the reference network) cannot be met: these experts take 0." in line
+    assert "ms (0.00 of the reference network) cannot be met: these experts" in line
     assert "set config.variants.targets or config.target_ms within that" in line
     code, _, line = run(trained_copy, "--stage=route", **CASCADES)
     assert code == 0, line
