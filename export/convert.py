@@ -15,35 +15,8 @@ from tqdm import tqdm
 from export import worker
 from instanas_tf import files
 from instanas_tf.errors import ModelError
-from instanas_tf.models.controller import Controller
-from instanas_tf.search import expert_set
 
 FLOAT_TOLERANCE = 1e-4  # Of outputs, relative to their largest absolute value (at least 1).
-
-
-class DeployedController(keras.Model):
-    """images -> index of the expert to run: what ships as `controller.tflite`.
-
-    Args:
-        controller: the trained controller.
-        experts: 0/1 [E, L, K].
-
-    Returns from a call:
-        `expert`: int32 [B]; `scores`: float [B, E].
-    """
-
-    def __init__(self, controller: Controller, experts: np.ndarray, **kwargs):
-        super().__init__(**kwargs)
-        self.controller = controller
-        self.experts = np.asarray(experts, np.float32)
-        self.biases = np.zeros(len(self.experts), np.float32)
-        self.built = True
-
-    def call(self, images, training=None):
-        """See the class."""
-        logits = self.controller.logits(images, training=training)
-        scores = expert_set.scores(logits, self.experts, self.controller.space)
-        return {"expert": _best(scores), "scores": scores}
 
 
 class DeployedFront(keras.Model):

@@ -15,6 +15,7 @@ from instanas_tf.models.blocks import ConvNorm, image_normalization, make_op
 from instanas_tf.models.controller import Controller
 from instanas_tf.models.expert import static_network
 from instanas_tf.models.supernet import has_own_shortcut
+from instanas_tf.pipeline.routers import SearchRouter
 from instanas_tf.spaces.space import CellSpec, OpSpec, SearchSpace
 
 _MEAN, _STD = (127.5,) * 3, (64.0,) * 3
@@ -151,4 +152,4 @@ def write_probes(
 
 
 def _controller_probe(space: SearchSpace, kind: str, experts: np.ndarray) -> keras.Model:
-    return convert.DeployedController(Controller(space, kind), experts)
+    return convert.DeployedFront(None, SearchRouter(Controller(space, kind), experts))

@@ -112,13 +112,6 @@ def every_output(
     return found
 
 
-def choices(
-    controllers: dict[str, pathlib.Path], images: np.ndarray, runtime: str = "auto"
-) -> dict[str, np.ndarray]:
-    """Index of the expert that each controller names for each image: name -> int [n]."""
-    return _run(_files_job("choices", controllers, runtime), images)
-
-
 def answers(
     systems: Sequence[System], images: np.ndarray, runtime: str = "auto"
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -218,11 +211,10 @@ def _failure(done: subprocess.CompletedProcess) -> InstanasError:
 
 
 def _outputs_task(job: dict[str, Any], images: np.ndarray) -> dict[str, np.ndarray]:
-    kind = "i" if job["task"] == "choices" else "f"
     found = {}
     for name, path in job["models"].items():
         model = TfliteModel(pathlib.Path(path), runtime=job["runtime"])
-        index = model.output(kind).index
+        index = model.output("f").index
         rows = [model.run_one(image[None].astype(np.float32), index) for image in images]
         found[name] = np.concatenate(rows)
     return found
@@ -308,7 +300,6 @@ def _single(model: TfliteModel) -> Callable[[np.ndarray], np.ndarray]:
 TASKS = {
     "outputs": _outputs_task,
     "every_output": _every_output_task,
-    "choices": _outputs_task,
     "answers": _answers_task,
     "timings": _timings_task,
 }

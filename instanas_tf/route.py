@@ -88,9 +88,7 @@ def route(
         if not found:
             raise OutOfReachError(_out_of_reach(budget, config, measured))
         chosen = decide.pick(found, config.route.lead)
-        entries.append(
-            _entry(letter, target, budget, chosen, found, probabilities, labels, measured)
-        )
+        entries.append(_entry(letter, target, budget, chosen, found))
     for item, measured_ms in zip(content["experts"], measured.experts, strict=True):
         item["measured_latency_ms"] = float(measured_ms)
     content |= {
@@ -291,17 +289,11 @@ def _entry(
     budget_ms: float,
     chosen: decide.Candidate,
     found: list[decide.Candidate],
-    probabilities: np.ndarray,
-    labels: np.ndarray,
-    measured: decide.Measured,
 ) -> dict[str, Any]:
     """A variant's entry in `experts.json`: only the experts that it may run."""
     kept = decide.reachable(chosen)
     position = {index: place for place, index in enumerate(kept)}
     rules = chosen.cascade
-    accuracy = np.mean(np.argmax(probabilities, axis=-1) == labels, axis=-1)
-    limit = max(chosen.mean_ms * 1.01, float(measured.experts.min()))
-    affordable = np.flatnonzero(measured.experts <= limit)
     return {
         "name": letter,
         "target": target,
@@ -322,7 +314,6 @@ def _entry(
         "shares": [float(share) for share in chosen.ran.mean(axis=0)[kept]],
         "validation_accuracy": chosen.accuracy,
         "validation_latency_ms": chosen.mean_ms,
-        "static_expert": int(affordable[np.argmax(accuracy[affordable])]),
         "candidates": [candidate.summary() for candidate in found],
     }
 

@@ -30,6 +30,8 @@ CHOICES = {
     "config.latency.device": ("host",),
     "config.latency.runtime": ("auto", "tflite_runtime", "ai_edge_litert"),
 }
+MAX_TARGETS = 26  # Variants are called A to Z.
+MAX_CHAIN = 4  # Each expert more takes 64 times longer to fit.
 MAX_SECS = 10  # Of one visit of `android_bench`.
 AT_LEAST = {
     "config.seed": 0,
@@ -200,6 +202,11 @@ def _check_ranges(config: ConfigDict, values: dict[str, Any]) -> None:
         numbers = len(low_high) == 2 and all(map(_is_number, low_high))
         if not numbers or not least <= low_high[0] <= low_high[1] <= most:
             _refuse(name, f"(lowest, highest) in [{least:g}, {most:g}]", low_high)
+    targets = config.variants.targets
+    if len(targets) > MAX_TARGETS:
+        _refuse("config.variants.targets", f"at most {MAX_TARGETS} numbers", targets)
+    if config.route.longest > MAX_CHAIN:
+        _refuse("config.route.longest", f"at most {MAX_CHAIN}", config.route.longest)
     powers = config.route.weight_powers
     if not powers or not all(_is_number(power) and 0 <= power <= 4 for power in powers):
         _refuse("config.route.weight_powers", "a tuple of numbers from 0 to 4", powers)

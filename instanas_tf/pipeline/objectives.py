@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 # Name -> whether the most or the least is best.
 OBJECTIVES = {"score": "max", "accuracy": "max", "latency": "min"}
 MNASNET_WEIGHT = -0.07
@@ -32,27 +30,6 @@ def mnasnet_score(
             f"`latency` and `target` must be above 0. Received: latency={latency}, target={target}"
         )
     return accuracy * (latency / target) ** weight
-
-
-def mean_latency_ms(
-    controller_ms: float, shares: Sequence[float], experts_ms: Sequence[float]
-) -> float:
-    """Mean latency of a variant: the controller for each image, then its expert.
-
-    Args:
-        controller_ms: of the controller.
-        shares: of the images that each of E experts gets; they sum to 1.
-        experts_ms: of each expert.
-
-    Raises:
-        ValueError: E differs, or the shares do not sum to 1.
-    """
-    if len(shares) != len(experts_ms) or abs(sum(shares) - 1.0) > 1e-6:
-        raise ValueError(
-            "`shares` must sum to 1, one for each expert. "
-            f"Received: shares={list(shares)}, experts_ms={list(experts_ms)}"
-        )
-    return controller_ms + sum(s * ms for s, ms in zip(shares, experts_ms, strict=True))
 
 
 def value(objective: str, accuracy: float, latency_ratio: float, target: float) -> float:

@@ -32,7 +32,6 @@ _IMAGE, _SEARCH = "image_", "search_"
 _TRAINED_BY = ("epochs", "learning_rate", "temperature", "price_range")
 
 
-@keras.saving.register_keras_serializable(package="instanas_tf")
 class SearchRouter(keras.Model):
     """Scores experts by how likely they are under the controller of a search.
 

@@ -190,24 +190,6 @@ def routing_gain(
     )
 
 
-def nearest_static(static: Sequence[StaticPoint], at_ms: float) -> StaticPoint:
-    """What one would ship instead: the most accurate network that is no slower than `at_ms`.
-
-    Args:
-        static: the networks, at least one.
-        at_ms: mean latency of the system; 1 % more counts as no slower.
-
-    Returns:
-        Of equally accurate ones the fastest; the fastest of all if all are slower.
-    """
-    if not static:
-        raise ValueError(f"`static` must hold at least one network. Received: {static}")
-    fitting = [point for point in static if point.latency_ms <= _SLACK * at_ms]
-    if not fitting:
-        return min(static, key=lambda point: point.latency_ms)
-    return max(fitting, key=lambda point: (point.accuracy, -point.latency_ms))
-
-
 def sentence(
     gain: RoutingGain | None,
     reference_ms: float,
@@ -219,7 +201,7 @@ def sentence(
     Args:
         gain: of the system; None if it is faster than every static network.
         reference_ms: latency that the system's is a share of.
-        static_name: what one would ship instead, as `nearest_static` finds it.
+        static_name: what one would ship instead.
         reference_name: of the network with `reference_ms`.
     """
     _check_latency("`reference_ms`", reference_ms)

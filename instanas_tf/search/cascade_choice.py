@@ -211,19 +211,3 @@ def _best(found: list[_Found], weights: tuple[float, ...], images: int, toleranc
     thresholds = one.thresholds[best - np.searchsorted(owner, owner[best])]
     cascade = Cascade.of_chain(len(weights), one.chain, thresholds, weights)
     return Choice(one.chain[0], cascade, float(hits[best]) / images, float(mean_ms[best]))
-
-
-def affordable(expert_ms: np.ndarray, front_ms: float = 0.0) -> tuple[float, float]:
-    """Returns the lowest and highest mean ms that it makes sense to ask of some experts.
-
-    The lowest is the cheapest expert for all images, the highest the dearest for all.
-
-    Args:
-        expert_ms: [E].
-        front_ms: what runs for every image before.
-
-    Raises:
-        ValueError: a latency that is none.
-    """
-    expert_ms = check_costs(expert_ms, front_ms)
-    return front_ms + float(expert_ms.min()), front_ms + float(expert_ms.max())

@@ -9,6 +9,7 @@ from instanas_tf import spaces
 from instanas_tf.errors import ModelError
 from instanas_tf.models.controller import Controller
 from instanas_tf.pipeline import variants
+from instanas_tf.pipeline.routers import SearchRouter
 from instanas_tf.pipeline.workdir import WorkDir
 from instanas_tf.search import expert_set
 from tests import fixtures_ring as ring
@@ -85,7 +86,8 @@ def test_the_deployed_controller_picks_the_best_score(exported, kinds):
     expected = np.argmax(scores - variant.entry["biases"], axis=-1)
     np.testing.assert_array_equal(deployed["expert"], expected)
     paths = {"c": exported / "controller.tflite"}
-    np.testing.assert_array_equal(worker.choices(paths, images)["c"], expected)
+    found = worker.every_output(paths, images)["c"]
+    np.testing.assert_array_equal(np.ravel(found["i", 1]), expected)
     np.testing.assert_allclose(
         worker.outputs(paths, images)["c"], deployed["scores"], rtol=1e-4, atol=1e-3
     )
@@ -96,7 +98,7 @@ def test_a_greedy_policy_that_is_an_expert_is_chosen():
     images = pixels(32)
     logits = np.asarray(controller.logits(images, training=False))
     found = expert_set.count_policies(logits >= 0.0, SPACE)
-    deployed = convert.DeployedController(controller, found.policies)
+    deployed = convert.DeployedFront(None, SearchRouter(controller, found.policies))
     running = SPACE.effective((logits >= 0.0).astype(np.float32))
     chosen = np.asarray(deployed(images)["expert"])
     np.testing.assert_array_equal(found.policies[chosen], running)

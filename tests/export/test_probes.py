@@ -87,7 +87,7 @@ def test_write_probes(tmp_path, monkeypatch):
         "manifest.json",
         *(f"{name}.tflite" for name in listed),
     }
-    assert ("DeployedController", (1, 8, 8, 3)) in converted
+    assert ("DeployedFront", (1, 8, 8, 3)) in converted
 
 
 @pytest.mark.parametrize("index", range(3))

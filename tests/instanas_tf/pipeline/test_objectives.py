@@ -28,17 +28,6 @@ def test_no_score_without_latency(latency, target):
         objectives.mnasnet_score(0.5, latency, target)
 
 
-def test_mean_latency():
-    assert objectives.mean_latency_ms(0.5, [0.25, 0.75], [2.0, 4.0]) == 4.0
-    assert objectives.mean_latency_ms(0.5, [1.0], [2.0]) == 2.5
-
-
-@pytest.mark.parametrize(("shares", "ms"), [([0.5, 0.4], [1.0, 1.0]), ([1.0], [1.0, 2.0])])
-def test_shares_must_fit(shares, ms):
-    with pytest.raises(ValueError, match="must sum to 1"):
-        objectives.mean_latency_ms(0.0, shares, ms)
-
-
 def test_values():
     found = {name: objectives.value(name, 0.8, 1.0, 0.5) for name in objectives.OBJECTIVES}
     assert found == {

@@ -41,7 +41,6 @@ ENTRY = {
     "validation_accuracy": 0.7,
     "validation_latency_ms": 1.9,
     "experts": [0, 1, 2],
-    "static_expert": 1,
     "shares": [0.5, 0.3, 0.2],
     "candidates": [],
     "routing": {
@@ -230,7 +229,6 @@ DAMAGES = {
     "an expert that is not there": put([0, 1, 3], "variants", 0, "experts"),
     "experts out of order": put([1, 0, 2], "variants", 0, "experts"),
     "a variant without experts": put([], "variants", 0, "experts"),
-    "a static expert that is not there": put(3, "variants", 0, "static_expert"),
     "a threshold above 1": put([1.5, 0.0], "variants", 1, "routing", "thresholds"),
     "back to a smaller expert": put([-1, 0], "variants", 1, "routing", "following"),
     "rules for fewer experts": put([0, 1, 2], "variants", 1, "experts"),

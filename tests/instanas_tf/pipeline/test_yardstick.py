@@ -193,25 +193,6 @@ def test_taking_the_dear_one_where_the_cheap_one_is_wrong_gains():
     assert [gain.gain for gain in found] == pytest.approx([0.24] * 5, abs=0.1)
 
 
-@pytest.mark.parametrize(
-    ("at_ms", "expected"),
-    [(9.0, DEAR), (3.0, DEAR), (2.98, DEAR), (2.96, MIDDLE), (1.0, CHEAP), (0.5, CHEAP)],
-)
-def test_nearest_static(at_ms, expected):
-    assert yardstick.nearest_static(STATIC, at_ms) is expected
-
-
-def test_nearest_static_is_the_fastest_of_equals():
-    slow = dataclasses.replace(MIDDLE, name="slow", latency_ms=2.5)
-    bad = dataclasses.replace(CHEAP, name="bad", latency_ms=2.9)
-    assert yardstick.nearest_static([bad, slow, MIDDLE], 2.95) is MIDDLE
-
-
-def test_nearest_static_of_none():
-    with pytest.raises(ValueError, match=r"at least one network. Received: \[\]"):
-        yardstick.nearest_static([], 1.0)
-
-
 def test_static_envelope():
     line = yardstick.static_envelope([DEAR, CHEAP, dataclasses.replace(MIDDLE, hits=CHEAP.hits)])
     assert line["latency_ms"] == [1.0, 2.0, 3.0]

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instanas_tf.search import cascade_choice
-from instanas_tf.search.cascade_choice import GAP, affordable, choose, cuts
+from instanas_tf.search.cascade_choice import GAP, choose, cuts
 from instanas_tf.search.cascades import STOP, Cascade, costs_ms, run, softmax
 
 # Two experts, four images of class 1: the cheap one errs on images 0 and 1, of margins 0.2 and
@@ -171,13 +171,6 @@ def test_three_experts_by_hand():
     assert chosen(3).cascade.following == (1, 2, STOP)
     assert chosen(3).cascade.thresholds == pytest.approx((0.5, 0.25, 0.0))
     assert (chosen(3).accuracy, chosen(3).mean_ms) == (1.0, 2.5)
-
-
-def test_what_is_affordable():
-    assert affordable([2.0, 1.0, 4.0], 0.5) == (1.5, 4.5)
-    assert affordable([2.0]) == (2.0, 2.0)
-    with pytest.raises(ValueError, match="`expert_ms` must be"):
-        affordable([0.0])
 
 
 def test_settings_that_make_no_sense():
