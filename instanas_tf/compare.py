@@ -18,7 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from export import convert, deploy, worker
-from instanas_tf import files
+from instanas_tf import files, systems
 from instanas_tf.latency import LatencyTable
 from instanas_tf.pipeline import (
     baselines,
@@ -161,7 +161,8 @@ def _test(
         convert.check(networks.models, paths, test_images[:CHECK_IMAGES], runtime)
         routed, fronts = [], []
         for variant in found:
-            system, front = _system(variant, paths, folder, test_images[:CHECK_IMAGES], runtime)
+            checked = test_images[:CHECK_IMAGES]
+            system, front = systems.system(variant, paths, folder, checked, runtime)
             routed.append(system)
             fronts += [front] if front else []
         logits = worker.outputs(paths, test_images, runtime)
@@ -183,40 +184,6 @@ def _test(
         answers=answers,
         rows={system.name: np.median(timed[system.name], axis=0) for system in routed},
     )
-
-
-def _system(
-    variant: variants.Variant,
-    paths: dict[str, pathlib.Path],
-    folder: pathlib.Path,
-    images: np.ndarray,
-    runtime: str,
-) -> tuple[worker.System, worker.System | None]:
-    """A variant as it ships, and its front alone; what is not yet converted is."""
-    deployed = deploy.deploy(variant)
-    own = {
-        f"{variant.name}_{name}": (name, model)
-        for name, model in deployed.models.items()
-        if name == deploy.CONTROLLER or deployed.feature_shape is not None
-    }
-    models = {key: model for key, (_, model) in own.items()}
-    size = variant.space.image_size
-    shapes = {key: deployed.input_shape(name, size) for key, (name, _) in own.items()}
-    made = convert.write_models(models, folder, shapes)
-    front = made.get(f"{variant.name}_{deploy.CONTROLLER}")
-    if front is not None:
-        name = f"{variant.name}_{deploy.CONTROLLER}"
-        convert.check({name: models[name]}, {name: front}, images, runtime)
-    tails = {key: model for key, model in models.items() if shapes[key] != (1, size, size, 3)}
-    if tails:
-        features = np.asarray(variant.front()(images.astype(np.float32), training=False))
-        convert.check(tails, {key: made[key] for key in tails}, features, runtime)
-    experts = tuple(
-        made.get(f"{variant.name}_{name}", paths[name]) for name in variant.expert_names
-    )
-    system = worker.System(variant.name, experts, front, deployed.rules)
-    alone = worker.System(f"{variant.name}_{deploy.CONTROLLER}", (front,)) if front else None
-    return system, alone
 
 
 def _static(networks: Networks, tested: Tested, images: data.ImageData) -> list[dict[str, Any]]:
@@ -329,7 +296,7 @@ def _controls(
         controls["majority_policy"][name] = {
             "experts": [n for n, on in zip(names, majority, strict=True) if on],
             "accuracy": float(np.mean(answers == tested.labels)),
-            "latency_ms": float(majority @ np.array([tested.ms[n] for n in names])),
+            "latency_ms": _route_ms(variant, majority, tested),
         }
         shuffled = cascades.shuffled_accuracy(probabilities, tested.labels, ran, weights)
         controls["shuffled_policies"][name] = {
@@ -344,3 +311,12 @@ def _controls(
     hits = [tested.hits(n) for n in (first, networks.twin, networks.experts[0])]
     twin = evaluate.seed_twin(*hits, tested.hits(networks.experts[-1]))
     return controls | {"seed_twin": twin}
+
+
+def _route_ms(variant: variants.Variant, route: np.ndarray, tested: Tested) -> float:
+    """What a route takes if all images take it: a front that experts share runs once."""
+    names = [name for name, on in zip(variant.expert_names, route, strict=True) if on]
+    total = sum(tested.ms[name] for name in names)
+    if variant.split_after is not None and not variant.entry["controller"]:
+        total -= (len(names) - 1) * tested.ms[f"{variant.name}_{deploy.CONTROLLER}"]
+    return total

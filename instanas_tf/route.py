@@ -7,8 +7,6 @@ controllers and cascades are compared, and the best becomes a variant.
 from __future__ import annotations
 
 import contextlib
-import pathlib
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -16,26 +14,18 @@ import keras
 import numpy as np
 from ml_collections import ConfigDict
 
-from export import convert, manifest
-from export.bench import bench
-from instanas_tf import files
+from instanas_tf import files, parts
 from instanas_tf.errors import InputError
-from instanas_tf.models.expert import (
-    copy_layers,
-    rest_network,
-    shared_cells,
-    static_network,
-)
+from instanas_tf.models.expert import shared_cells
 from instanas_tf.pipeline import data, decide, fitting, routers, variants
+from instanas_tf.pipeline.baselines import Say
 from instanas_tf.pipeline.workdir import WorkDir, asked
 from instanas_tf.search import cascades
 from instanas_tf.spaces.space import SearchSpace
+from instanas_tf.systems import Measuring, Stopwatch
 
-Say = Callable[[str], None]
-_REFERENCE = "reference"
-_FRONT = "front"
-_TAIL = "tail_"
-_ROUTER = "router_"
+TOLERANCE = 0.02  # By which a variant, measured end to end, may be above its target.
+_ATTEMPTS = 4  # At meeting a target end to end.
 
 
 class OutOfReachError(InputError):
@@ -47,7 +37,7 @@ def route(
     images: data.ImageData,
     workdir: WorkDir,
     say: Say,
-    measuring: contextlib.AbstractContextManager | None = None,
+    measuring: Measuring = contextlib.nullcontext,
 ) -> None:
     """Runs stage 5 and leaves `experts.json`.
 
@@ -56,7 +46,7 @@ def route(
         images: the dataset; the controller and the validation split are used.
         workdir: of a run whose experts are trained.
         say: told in a line what is going on.
-        measuring: held while latencies are measured; None: nothing is.
+        measuring: makes a context that is held while latencies are measured.
 
     Raises:
         OutOfReachError: a target below what the cheapest expert takes.
@@ -69,8 +59,8 @@ def route(
     content |= {"feature_shape": list(front.output_shape[1:]), "asked": asked(config)}
     names = routers.names(config, content["epochs"])
     with_features = routers.FEATURES in names or "cascade" in config.route.kinds
-    with measuring or contextlib.nullcontext():
-        measured = measure(content, names, with_features, config, workdir, say)
+    with measuring():
+        measured = parts.measure(content, names, with_features, config, workdir, say)
     budgets = budgets_ms(config, measured)
     routers.drop_others(config.route, workdir)
 
@@ -82,13 +72,13 @@ def route(
     if learned:
         train(learned, networks, front, answers, labels, measured, config, images, workdir, content)
     scores = {name: scores_of(name, content, front, images.validation, workdir) for name in names}
-    entries = []
-    for letter, (target, budget) in zip(_letters(len(budgets)), budgets, strict=True):
-        found = decide.candidates(budget, scores, probabilities, labels, measured, config.route)
-        if not found:
-            raise OutOfReachError(_out_of_reach(budget, config, measured))
-        chosen = decide.pick(found, config.route.lead)
-        entries.append(_entry(letter, target, budget, chosen, found))
+
+    def within(budget_ms: float) -> list[decide.Candidate]:
+        return decide.candidates(budget_ms, scores, probabilities, labels, measured, config.route)
+
+    pixels = data.to_arrays(images.validation)[0]
+    stopwatch = Stopwatch(content, config, measured, pixels, workdir, measuring)
+    entries = meet(budgets, within, stopwatch, config, say)
     for item, measured_ms in zip(content["experts"], measured.experts, strict=True):
         item["measured_latency_ms"] = float(measured_ms)
     content |= {
@@ -100,6 +90,74 @@ def route(
     for path in (workdir.results, workdir.picture):  # They are of other variants.
         path.unlink(missing_ok=True)
     files.write_json(workdir.experts, content)
+
+
+def meet(
+    budgets: list[tuple[float, float]],
+    within: Callable[[float], list[decide.Candidate]],
+    stopwatch: Stopwatch,
+    config: ConfigDict,
+    say: Say,
+) -> list[dict[str, Any]]:
+    """Finds a variant for each target that meets it end to end, not only as a sum of parts.
+
+    What is chosen by the sum of its parts is timed as a whole, and where that is above the
+    target, another one is chosen by as much less.
+
+    Args:
+        budgets: share of the reference and ms of each target, dearest first.
+        within: the candidates whose parts sum up to at most some ms.
+        stopwatch: times variants.
+        config: of the run.
+        say: told of a target that is missed.
+
+    Returns:
+        Entries of `experts.json`.
+
+    Raises:
+        OutOfReachError: there is no candidate for a target.
+    """
+    reference_ms = stopwatch.measured.reference
+    best: dict[str, dict[str, Any]] = {}
+    overheads = dict.fromkeys(_letters(len(budgets)), 1.0)  # Of the targets that are not met.
+    targets = dict(zip(overheads, budgets, strict=True))
+    for _ in range(_ATTEMPTS):
+        tried, chosen = [], []
+        for letter, overhead in overheads.items():
+            target, budget = targets[letter]
+            found = within(budget / overhead)
+            if found:
+                chosen.append(decide.pick(found, config.route.lead))
+                tried.append(_entry(letter, target, budget, chosen[-1], found))
+            elif letter not in best:
+                raise OutOfReachError(_out_of_reach(budget, config, stopwatch.measured))
+        overheads = {}
+        for entry, overhead in zip(tried, stopwatch.overheads(tried, chosen), strict=True):
+            entry["overhead"] = overhead
+            entry["validation_latency_ms"] *= overhead
+            known = best.get(entry["name"])
+            best[entry["name"]] = _better(known, entry) if known else entry
+            if not _is_met(entry):
+                overheads[entry["name"]] = overhead
+        if not overheads:
+            break
+    for letter, entry in sorted(best.items()):
+        if not _is_met(entry):
+            ratio = entry["validation_latency_ms"] / reference_ms
+            say(f"{letter} takes {ratio:.2f} of the reference network end to end, the least found")
+    return [best[letter] for letter in targets]
+
+
+def _is_met(entry: dict[str, Any]) -> bool:
+    return entry["validation_latency_ms"] <= entry["budget_ms"] * (1 + TOLERANCE)
+
+
+def _better(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """The more accurate of those that meet the target, or the faster one if none does."""
+    met = [entry for entry in (first, second) if _is_met(entry)]
+    if met:
+        return max(met, key=lambda entry: entry["validation_accuracy"])
+    return min((first, second), key=lambda entry: entry["validation_latency_ms"])
 
 
 def space_of(content: dict[str, Any]) -> SearchSpace:
@@ -136,97 +194,6 @@ def _out_of_reach(budget_ms: float, config: ConfigDict, measured: decide.Measure
 
 def _letters(count: int) -> list[str]:
     return [chr(ord("A") + number) for number in range(count)]
-
-
-def measure(
-    content: dict[str, Any],
-    names: list[str],
-    with_features: bool,
-    config: ConfigDict,
-    workdir: WorkDir,
-    say: Say,
-) -> decide.Measured:
-    """Latencies of all parts that a variant may be made of, measured once.
-
-    Weights do not matter for latency, so routers are measured before they are trained.
-
-    Args:
-        content: of the experts, with `shared_cells` and `feature_shape`.
-        names: of the routers.
-        with_features: whether the experts' tails are measured too.
-        config: of the run.
-        workdir: where measurements go.
-        say: told in a line what is going on.
-    """
-    out = workdir.parts / "measurements.jsonl"
-    models, shapes = _parts(content, names, with_features, workdir)
-    median = _medians(out) if out.exists() else {}
-    if set(median) != set(models):
-        say(f"measuring {len(models)} experts and controllers")
-        with tempfile.TemporaryDirectory(prefix="parts") as temporary:
-            folder = pathlib.Path(temporary)
-            paths = convert.write_models(models, folder, shapes)
-            entries = [manifest.entry(name, "probe", path) for name, path in paths.items()]
-            listed = manifest.write(folder, entries)
-            fresh = folder / "measurements.jsonl"
-            bench(listed, fresh, config.latency, config.latency.device)
-            files.write_text(out, fresh.read_text("utf-8"))
-        median = _medians(out)
-    count = len(content["experts"])
-    tails = None
-    if with_features:
-        tails = np.array([median[f"{_TAIL}{index}"] for index in range(count)])
-    fronts = {name: median[f"{_ROUTER}{name}"] for name in names}
-    return decide.Measured(
-        experts=np.array([median[variants.expert_name(index)] for index in range(count)]),
-        tails=tails,
-        fronts=fronts | ({"": median[_FRONT]} if with_features else {}),
-        reference=median[_REFERENCE],
-    )
-
-
-def _medians(path: pathlib.Path) -> dict[str, float]:
-    """Latency of each model that was measured.
-
-    Raises:
-        InputError: the file is damaged.
-    """
-    remedy = "delete it and run --stage=route again"
-    rows = files.read_json_lines(path, remedy)
-    try:
-        return {row["model"]: float(row["median_ms"]) for row in rows}
-    except (LookupError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is damaged ({error!r}); {remedy}") from error
-
-
-def _parts(
-    content: dict[str, Any], names: list[str], with_features: bool, workdir: WorkDir
-) -> tuple[dict[str, keras.Model], dict[str, tuple[int, ...]]]:
-    """Models to measure and their input shapes, by name."""
-    space = space_of(content)
-    image = (1, space.image_size, space.image_size, 3)
-    features = (1, *content["feature_shape"])
-    reference = space.single_op_policy(space.reference_op)
-    mean, std = content["mean"], content["std"]
-    models = {_REFERENCE: static_network(space, reference, mean, std)}
-    shapes = {_REFERENCE: image}
-    front = variants.front(content, workdir)
-    if with_features:
-        models[_FRONT], shapes[_FRONT] = convert.DeployedFront(front, None, None), image
-    for index, policy in enumerate(variants.policies(content)):
-        name = variants.expert_name(index)
-        models[name], shapes[name] = variants.expert(index, content, workdir), image
-        if with_features:
-            rest = rest_network(space, policy, content["shared_cells"])
-            copy_layers(models[name], rest)
-            models[f"{_TAIL}{index}"], shapes[f"{_TAIL}{index}"] = rest, features
-    biases = np.zeros(len(content["experts"]))
-    for name in names:
-        router = routers.build(name, content, tuple(content["feature_shape"]))
-        before = front if name == routers.FEATURES else None
-        models[f"{_ROUTER}{name}"] = convert.DeployedFront(before, router, biases)
-        shapes[f"{_ROUTER}{name}"] = image
-    return models, shapes
 
 
 def train(

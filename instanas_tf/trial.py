@@ -136,7 +136,9 @@ def _run_stages(
         "search": lambda: search.search(config, images, place),
         "finetune": lambda: finetune.finetune(config, images, place),
         # One process measures at a time.
-        "route": lambda: route.route(config, images, place, logging.info, workdir.waiting(tables)),
+        "route": lambda: route.route(
+            config, images, place, logging.info, lambda: workdir.waiting(tables)
+        ),
     }
     for name, stage in stages.items():
         if place.is_done(name):

@@ -166,7 +166,7 @@ def copy_run(workdir, folder):
 
 def _routed_by_each_kind(workdir):
     """Routes a run anew, with as many targets as there are kinds, and no results."""
-    from instanas_tf import route
+    from instanas_tf import route, systems
     from instanas_tf.pipeline import checks, data, decide
     from instanas_tf.pipeline.workdir import WorkDir
 
@@ -186,6 +186,7 @@ def _routed_by_each_kind(workdir):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decide, "pick", pick)
+        patch.setattr(systems.Stopwatch, "overheads", lambda self, entries, _: [1.0] * len(entries))
         images = data.load(config.data, config.seed)
         route.route(config, images, WorkDir(workdir), lambda line: None)
     return workdir

@@ -25,6 +25,8 @@ FLOORS = {
     "instanas_tf.pipeline": 4,
     "export": 5,
     "instanas_tf.measure": 6,
+    "instanas_tf.parts": 6,
+    "instanas_tf.systems": 6,
     "instanas_tf.route": 6,
     "instanas_tf.compare": 6,
     "instanas_tf.train": 7,

@@ -84,6 +84,14 @@ def weights_of(measured: Measured, power: float) -> tuple[float, ...]:
     return tuple(float(weight) for weight in relative**power)
 
 
+def costs_ms(candidate: Candidate, measured: Measured) -> np.ndarray:
+    """The sum of the parts that run for each image, [n] ms."""
+    expert_ms = measured.tails if candidate.features else measured.experts
+    has_front = candidate.controller or candidate.features
+    front_ms = measured.fronts[candidate.controller] if has_front else 0.0
+    return cascades.costs_ms(candidate.ran, expert_ms, front_ms)
+
+
 def lowest_ms(kinds: Sequence[str], measured: Measured) -> float:
     """The least mean latency that some kinds can meet: the cheapest expert, and who names it."""
     found = []

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from instanas_tf import measure, route, trial
+from instanas_tf import measure, parts, route, trial
 from instanas_tf.errors import CommandError, InputError, ModelError
 from instanas_tf.pipeline import checks, data, finetune, pretrain, search
 from instanas_tf.pipeline.workdir import WorkDir, locked
@@ -99,8 +99,8 @@ def test_a_trial_is_routed_while_nobody_else_measures(place, config, images, tmp
         with locked(tables):  # Others may measure now.
             held.append(None)
 
-    measured_before = route.measure
-    monkeypatch.setattr(route, "measure", measured)
+    measured_before = parts.measure
+    monkeypatch.setattr(parts, "measure", measured)
     monkeypatch.setattr(route, "train", trained)
     found = trial.run(config, config, images, place, tables)
     assert held == [tables.root, None]
