@@ -4,7 +4,8 @@
 
 Compared: all weights, bit by bit; `experts.json` and `metrics.jsonl`; `results.json` without
 what was timed; and the names of all files, so that neither run left anything behind. Both must
-have worked with the same latency table. The exit code is 0 if all is equal, else 1.
+have worked with the same latency table and measured parts. The exit code is 0 if all is equal,
+else 1.
 """
 
 from __future__ import annotations
@@ -19,8 +20,17 @@ import h5py
 import numpy as np
 from absl import app
 
-# Made by each run's own clock: latencies, and the control that is chosen by them.
-_TIMED = re.compile(r"^(?!predicted_).*latency_ms$|^controller_ms$|^best_static_expert$")
+# Made by each run's own clock: latencies, and what depends on them.
+_TIMED = re.compile(r"^(?!predicted_|validation_).*latency_ms$|^controller_ms$")
+_BY_LATENCY = {
+    "best_static_expert",
+    "pays",
+    "routing_gain",
+    "sentence",
+    "static_envelope",
+    "static_instead",
+    "static_trained_alone",
+}
 
 
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -31,7 +41,7 @@ def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
 def without_timings(value: Any) -> Any:
     """A JSON value without what was timed."""
     if isinstance(value, dict):
-        kept = {k: v for k, v in value.items() if not _TIMED.match(k)}
+        kept = {k: v for k, v in value.items() if k not in _BY_LATENCY and not _TIMED.match(k)}
         return {key: without_timings(item) for key, item in kept.items()}
     return [without_timings(item) for item in value] if isinstance(value, list) else value
 

@@ -6,7 +6,8 @@
 One run is left alone; its log says how long each part of it takes. A second one gets SIGKILL,
 with every process that it started, at random moments of every part, and is resumed each time.
 Both must end with the same files. Latencies are measured anew by every run, so the second run
-makes its own table, under fire like all else, and goes on with the first one's.
+makes its own table, under fire like all else, and goes on with the first one's; and it takes over
+what the first one measured of its experts and controllers.
 
 Compared: all weights, bit by bit; `experts.json` and `metrics.jsonl`; `results.json` without
 what was timed; and the names of all files, so that nothing is left behind. The last line is
@@ -70,7 +71,7 @@ _START = "start"
 _MARKS = (
     (re.compile(r"== (\w+) \("), r"\1"),
     (re.compile(r"training (.+) alone"), r"evaluate: \1"),
-    (re.compile(r"converting and checking "), "evaluate: files"),
+    (re.compile(r"converting, checking and timing "), "evaluate: files"),
 )
 _SHORTEST = 0.3  # Seconds; a part that takes less is not aimed at.
 
@@ -294,9 +295,9 @@ def attempt(command: Command, plan: Plan) -> Kill | None:
 
 
 def disturbed(
-    workdir: pathlib.Path, table: pathlib.Path, arguments: Sequence[str], plan: Plan
+    workdir: pathlib.Path, reference: pathlib.Path, arguments: Sequence[str], plan: Plan
 ) -> list[Kill]:
-    """Runs all stages under fire; from the search on with the given latency table."""
+    """Runs all stages under fire, by the latencies that another run measured."""
     kills: list[Kill] = []
     total = plan.left.total()
     started = time.monotonic()
@@ -313,7 +314,10 @@ def disturbed(
 
     until_done("pretrain")
     until_done("measure")
-    shutil.copy(table, workdir / table.name)
+    shutil.copy(reference / "latency_table.json", workdir)
+    until_done("search")
+    until_done("finetune")
+    shutil.copytree(reference / "parts", workdir / "parts")
     until_done("all")
     while plan.left.total() > 0:  # The end came too early for some: once more from there.
         plan.leave_all()
@@ -331,8 +335,7 @@ def benchmark(root: pathlib.Path, arguments: Sequence[str]) -> dict[str, Any]:
         plan = Plan(reference, _KILLS.value, np.random.default_rng(_SEED.value))
         for phase, seconds in reference.seconds.items():
             print(f"{phase:36} {seconds:6.1f} s, {plan.planned.get(phase, 0)} kills planned")
-        table = root / "reference" / "latency_table.json"
-        kills = disturbed(root / "killed", table, arguments, plan)
+        kills = disturbed(root / "killed", root / "reference", arguments, plan)
     except ResumeFailed as error:
         return {**result, "failed": str(error)}
     compared = compare(root / "reference", root / "killed")
