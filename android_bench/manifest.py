@@ -13,7 +13,7 @@ from android_bench.checks import is_count, is_sha256, is_text
 from android_bench.errors import InputError
 
 FORMAT = "instanas_tf/manifest"
-VERSION = 1
+VERSION = 2
 _REMEDY = "export again"
 
 

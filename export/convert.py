@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
@@ -16,84 +16,30 @@ from export import worker
 from instanas_tf import files
 from instanas_tf.errors import ModelError
 
+# The shape of the only input, or (shape, dtype) of each by name.
+Inputs = Sequence[int] | Mapping[str, tuple[Sequence[int], str]]
 FLOAT_TOLERANCE = 1e-4  # Of outputs, relative to their largest absolute value (at least 1).
 
 
-class DeployedFront(keras.Model):
-    """images -> features that the experts go on from, and which of them runs first.
-
-    Args:
-        front: images -> features [B, h, w, c]; None: the router looks at the images.
-        router: features, or images -> scores [B, E]; None: the first expert is constant.
-        biases: [E], taken off the scores: the price times the cost of each expert; None
-            for none.
-
-    Returns from a call:
-        `features` if there is a front; with a router, `expert`: int32 [B], the largest
-        of `scores - biases`, and `scores`: float [B, E].
-
-    Raises:
-        ValueError: neither front nor router, or biases that are not finite, have another
-            number of entries than the scores, or have no router.
-    """
-
-    def __init__(
-        self,
-        front: keras.Model | None,
-        router: keras.Model | None,
-        biases: np.ndarray | None = None,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        if front is None and router is None:
-            raise ValueError("`front` or `router` must be a model. Received: None for both")
-        self.front = front
-        self.router = router
-        self.biases = np.asarray(0.0 if biases is None else biases, np.float32)
-        if biases is not None and router is None:
-            raise ValueError(f"`biases` must be None without a router. Received: {biases}")
-        if biases is not None and self.biases.ndim != 1 or not np.isfinite(self.biases).all():
-            raise ValueError(f"`biases` must be finite numbers [E]. Received: {biases}")
-        self.built = True
-
-    def call(self, images, training=None):
-        """See the class."""
-        found = {}
-        features = images
-        if self.front is not None:
-            features = found["features"] = self.front(images, training=training)
-        if self.router is not None:
-            scores = self.router(features, training=training)
-            if self.biases.shape not in ((), (scores.shape[-1],)):
-                raise ValueError(
-                    f"`biases` must be [{scores.shape[-1]}], as the scores. "
-                    f"Received: shape {self.biases.shape}"
-                )
-            found |= {"expert": _best(scores - self.biases), "scores": scores}
-        return found
-
-
-def _best(scores):
-    """Index of the largest score of each row, int32 [B]."""
-    # Not `keras.ops.argmax`, whose care for negative zero needs ops outside TFLite's.
-    return tf.argmax(scores, axis=-1, output_type=tf.int32)
-
-
-def to_tflite(model: keras.Model, input_shape: Sequence[int]) -> bytes:
-    """Converts a model for inputs of one fixed shape, float32, built-in ops only.
+def to_tflite(model: keras.Model, inputs: Inputs) -> bytes:
+    """Converts a model for inputs of fixed shapes, built-in ops only.
 
     Args:
         model: its call takes `training`; one output, or a dict of outputs that differ in kind
             (integer or float) or in the number of axes, by which alone the file tells them.
-        input_shape: with the batch, such as (1, 32, 32, 3).
+        inputs: shape with the batch of the one float32 input, such as (1, 32, 32, 3), or all
+            inputs by name, which the model then gets as a dict, if there are several.
 
     Raises:
         ModelError: the converter cannot express the model.
     """
+    specs = input_specs(inputs)
+    names = [spec.name for spec in specs]
 
-    @tf.function(input_signature=[tf.TensorSpec(tuple(input_shape), tf.float32, name="images")])
-    def serve(images):
-        return model(images, training=False)
+    @tf.function(input_signature=specs)
+    def serve(*tensors):
+        given = tensors[0] if len(tensors) == 1 else dict(zip(names, tensors, strict=True))
+        return model(given, training=False)
 
     converter = _converter(serve.get_concrete_function())
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
@@ -102,6 +48,16 @@ def to_tflite(model: keras.Model, input_shape: Sequence[int]) -> bytes:
     except (ConverterError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"{model.name} cannot be converted ({reason})") from error
+
+
+def input_specs(inputs: Inputs) -> list[tf.TensorSpec]:
+    """The inputs of a file with their names; a single shape is that of `images`."""
+    if isinstance(inputs, Mapping):
+        return [
+            tf.TensorSpec(tuple(shape), tf.dtypes.as_dtype(dtype), name=name)
+            for name, (shape, dtype) in inputs.items()
+        ]
+    return [tf.TensorSpec(tuple(inputs), tf.float32, name="images")]
 
 
 def _converter(function) -> tf.lite.TFLiteConverter:
@@ -119,14 +75,14 @@ def _converter(function) -> tf.lite.TFLiteConverter:
 
 
 def outputs_of(model: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Outputs [n, ...] of a model by name, a single one as `logits`.
+    """Outputs [n, ...] of a model by name, a single one as `output`.
 
     Args:
         model: as for `to_tflite`.
         images: what it takes: raw pixels [n, H, W, 3], or features [n, h, w, c].
     """
     outputs = model(tf.constant(images, tf.float32), training=False)
-    outputs = outputs if isinstance(outputs, dict) else {"logits": outputs}
+    outputs = outputs if isinstance(outputs, dict) else {"output": outputs}
     return {name: np.asarray(values) for name, values in outputs.items()}
 
 
@@ -200,13 +156,15 @@ def _differs(name: str, how: str) -> ModelError:
     )
 
 
-def write_models(models: dict[str, keras.Model], folder: pathlib.Path, input_shapes) -> dict:
+def write_models(
+    models: dict[str, keras.Model], folder: pathlib.Path, inputs: Mapping[str, Inputs]
+) -> dict[str, pathlib.Path]:
     """Converts models into `folder`, with a progress bar.
 
     Args:
         models: name -> model.
         folder: where `NAME.tflite` goes.
-        input_shapes: name -> input shape with the batch.
+        inputs: name -> what it takes; see `to_tflite`.
 
     Returns:
         Name -> path.
@@ -214,5 +172,5 @@ def write_models(models: dict[str, keras.Model], folder: pathlib.Path, input_sha
     paths = {}
     for name, model in tqdm(models.items(), desc="converting", unit="model", disable=None):
         paths[name] = folder / f"{name}.tflite"
-        files.write_bytes(paths[name], to_tflite(model, input_shapes[name]))
+        files.write_bytes(paths[name], to_tflite(model, inputs[name]))
     return paths

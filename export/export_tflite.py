@@ -5,7 +5,8 @@
 With no flags, all experts of the most recent run below runs/; where that run found that
 choosing by image does not pay, the static network to ship instead, and nothing else. Every
 file is run with a TFLite runtime and compared with Keras, and its latency on this host is
-measured, before the folder appears.
+measured, before the folder appears. With
+--overwrite an earlier export there is replaced as a whole.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -21,18 +23,22 @@ from instanas_tf import cli, startup
 from instanas_tf.errors import InputError
 from instanas_tf.pipeline.workdir import existing_workdir, locked
 
+if TYPE_CHECKING:
+    from instanas_tf.pipeline.variants import Variant
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code."""
     values = flags.FlagValues()
-    flags.DEFINE_string(
-        "workdir", "", "Folder of the run; empty: the latest below runs/.", flag_values=values
-    )
-    flags.DEFINE_string("expert", "all", "all, or indices such as 0,2,5.", flag_values=values)
-    flags.DEFINE_string(
-        "variant", "", "Which variant; empty: the one picked on validation.", flag_values=values
-    )
-    flags.DEFINE_string("out", "", "Folder to write; empty: WORKDIR/export.", flag_values=values)
+    texts = {
+        "workdir": ("", "Folder of the run; empty: the latest below runs/."),
+        "expert": ("all", "all, or indices such as 0,2,5."),
+        "variant": ("", "all, or letters such as A,B; empty: the one picked on validation."),
+        "out": ("", "Folder to write; empty: WORKDIR/export."),
+    }
+    for name, (default, text) in texts.items():
+        flags.DEFINE_string(name, default, text, flag_values=values)
+    flags.DEFINE_bool("overwrite", False, "Replace an earlier export.", flag_values=values)
     return cli.run("export_tflite", _export, argv or sys.argv, __doc__ or "", values)
 
 
@@ -55,47 +61,72 @@ def parse_experts(text: str, known: Sequence[int]) -> list[int]:
         raise InputError(f"--expert={text} must be all, or some of {names}") from error
     for index in indices:
         if index not in known:
-            raise InputError(f"--expert={index}: the variant runs the experts {names}")
+            raise InputError(f"--expert={index}: what is exported runs the experts {names}")
     return indices
 
 
 def _export(values: flags.FlagValues) -> None:
     workdir = existing_workdir(values.workdir, "experts.json")
     startup.import_tensorflow()
-    from export import ship
-    from instanas_tf.pipeline import variants
+    from export import ship, shipment
+    from instanas_tf.pipeline import checks, data, variants
 
-    variant = variants.pick(workdir, values.variant)
-    verdict = None if values.variant else ship.verdict(workdir, variant.name)
+    chosen = picked(variants.load(workdir), values.variant, variants.read(workdir)["selected"])
+    verdict = None if values.variant else shipment.verdict(workdir, chosen[0].name)
     if verdict:
-        print(f"{variant.name}: {verdict['sentence']}")
+        print(f"{chosen[0].name}: {verdict['sentence']}")
     static = verdict is not None and not verdict["pays"]
     if static and values.expert != "all":
         raise InputError(
             f"--expert={values.expert}: choosing by image does not pay here, and "
-            f"{verdict['static_instead']} is exported alone; give --variant={variant.name} to "
+            f"{verdict['static_instead']} is exported alone; give --variant={chosen[0].name} to "
             "export the variant all the same"
         )
-    indices = parse_experts(values.expert, variant.indices)
+    indices = None
+    if values.expert != "all":
+        known = sorted({index for variant in chosen for index in variant.indices})
+        indices = parse_experts(values.expert, known)
     out = pathlib.Path(values.out).expanduser() if values.out else workdir.export
-    check_target(out)
+    check_target(out, values.overwrite)
+    config = checks.from_json(workdir.config)
+    images = data.load(config.data, config.seed)
     with locked(workdir):
         if static:
-            shipment = ship.static(variant, verdict["static_instead"])
+            leaves = shipment.static(chosen[0], verdict["static_instead"])
         else:
-            shipment = ship.variant(variant, indices)
-        rows = ship.write(shipment, out.resolve())
+            leaves = shipment.of_variants(chosen, indices)
+        rows = ship.write(leaves, images, config, out.resolve())
     header = ("model", "KiB", "predicted ms", "measured ms", "validation accuracy")
     print(cli.table(rows, header))
     if static:
         print(f"Wrote {verdict['static_instead']} alone to {out}")
-        print(f"For variant {variant.name} all the same: --variant={variant.name}")
+        print(f"For variant {chosen[0].name} all the same: --variant={chosen[0].name}")
     else:
-        print(f"Wrote variant {variant.name} ({variant.kind}) to {out}")
+        listed = ", ".join(f"{variant.name} ({variant.kind})" for variant in chosen)
+        print(f"Wrote variant{'s' if len(chosen) > 1 else ''} {listed} to {out}")
 
 
-def check_target(out: pathlib.Path) -> None:
-    """Refuses to replace anything that is not an export of this command."""
+def picked(found: Sequence[Variant], names: str, selected: str) -> list[Variant]:
+    """The variants that `--variant` names.
+
+    Args:
+        found: all of the run.
+        names: `all`, names separated by commas, or nothing.
+        selected: the name of the one that is meant by nothing.
+
+    Raises:
+        InputError: there is no such variant.
+    """
+    by_name = {variant.name: variant for variant in found}
+    wanted = list(by_name) if names == "all" else (names or selected).split(",")
+    for name in wanted:
+        if name not in by_name:
+            raise InputError(f"--variant={name} is not all or one of {', '.join(by_name)}")
+    return [variant for variant in found if variant.name in wanted]
+
+
+def check_target(out: pathlib.Path, overwrite: bool) -> None:
+    """Refuses to replace what no export wrote, and an export unless that is wanted."""
     if not out.exists():
         return
     if out.is_dir() and not any(out.iterdir()):
@@ -105,11 +136,14 @@ def check_target(out: pathlib.Path) -> None:
     except InputError as error:
         message = f"--out={out} exists and is no export; choose another folder"
         raise InputError(message) from error
-    known = {"manifest.json", "measurements.jsonl", *(model.path.name for model in found.models)}
+    known = {"manifest.json", "measurements.jsonl", manifest.BUNDLE}
+    known |= {model.path.name for model in found.models}
     strange = sorted(path.name for path in out.iterdir() if path.name not in known)
     if strange or not found.of_kind("expert"):
         what = f"holds {strange[0]!r}, which no export wrote" if strange else "is no export"
         raise InputError(f"--out={out} {what}; move it away or choose another folder")
+    if not overwrite:
+        raise InputError(f"--out={out} holds an export; give --overwrite or choose another folder")
 
 
 if __name__ == "__main__":

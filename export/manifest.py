@@ -10,8 +10,9 @@ from instanas_tf import files
 from instanas_tf.errors import InputError
 
 FORMAT = "instanas_tf/manifest"
-VERSION = 1
+VERSION = 2
 NAME = "manifest.json"
+BUNDLE = "instanas.tflite"  # All files of an export as signatures of one.
 REMEDY = "export again: export_tflite --expert=all"
 
 
@@ -21,7 +22,7 @@ class ModelEntry:
 
     Attributes:
         name: such as `controller` or `expert_00`.
-        kind: `controller`, `expert` or `probe`.
+        kind: `controller`, `expert`, `decide` or `probe`.
         path: the file.
         sha256: of the file.
         details: the rest of its entry.
@@ -42,16 +43,51 @@ class ModelEntry:
 
 
 @dataclasses.dataclass(frozen=True)
+class VariantEntry:
+    """Which files of an export belong together, and what they are worth.
+
+    Attributes:
+        name: its letter; the name of the network if that ships alone.
+        controller: name of the file that runs before the experts; None if there is none.
+        decide: name of the file that says after an expert which one runs next; None if one
+            expert runs for an image.
+        experts: names of their files, from cheap to dear.
+        routing: the rules; see `export.routed.Rules.from_json`.
+        details: its whole entry.
+    """
+
+    name: str
+    controller: str | None
+    decide: str | None
+    experts: tuple[str, ...]
+    routing: Any
+    details: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
 class Manifest:
     """A read manifest.
 
     Attributes:
         models: all files.
+        variants: ways of running them; none in a manifest of probes.
         content: the whole JSON object.
     """
 
     models: tuple[ModelEntry, ...]
+    variants: tuple[VariantEntry, ...]
     content: dict[str, Any]
+
+    def model(self, name: str) -> ModelEntry:
+        """A file by its name.
+
+        Raises:
+            InputError: the export does not hold it.
+        """
+        for model in self.models:
+            if model.name == name:
+                return model
+        raise InputError(f"the export lacks {name}, which may have to run; {REMEDY}")
 
     def of_kind(self, kind: str) -> tuple[ModelEntry, ...]:
         """The files of one kind, in order."""
@@ -102,4 +138,17 @@ def read(folder: pathlib.Path) -> Manifest:
         raise InputError(f"{path} is damaged (missing {error}); {REMEDY}") from error
     if not models:
         raise InputError(f"{path} lists no model; {REMEDY}")
-    return Manifest(tuple(models), content)
+    try:
+        found = tuple(_variant(item) for item in content.get("variants", []))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is damaged (in its variants: {error}); {REMEDY}") from error
+    return Manifest(tuple(models), found, content)
+
+
+def _variant(item: dict[str, Any]) -> VariantEntry:
+    names = [item["name"], *item["experts"]]
+    names += [item[key] for key in ("controller", "decide") if item[key] is not None]
+    if not all(isinstance(name, str) for name in names) or not item["experts"]:
+        raise ValueError("names must be text, and there must be an expert")
+    parts = item["controller"], item["decide"], tuple(item["experts"])
+    return VariantEntry(item["name"], *parts, item["routing"], dict(item))

@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from export import manifest
+from export import budget, manifest
 from export.routed import Routed, Rules
 from export.runtime import TfliteModel
 from instanas_tf.errors import InputError
@@ -40,25 +40,46 @@ class Prediction:
 
 
 class Predictor:
-    """Classifies images with an export of all experts, whatever decides which of them run.
+    """Classifies images with an export, whatever decides which of the experts run.
 
     Args:
         folder: of the export.
         threads: of the runtime.
         runtime: `auto`, `tflite_runtime` or `ai_edge_litert`.
+        variant: which one of the export; empty: the one it was exported for.
+        budget_ms: picks the most accurate variant whose latency is at most that, instead.
+        by: which of the latencies that were measured at the export: `mean`, `p95` or `worst`.
+
+    Attributes:
+        labels: names of the classes.
+        variant: the manifest's entry of the variant that runs.
+        image_shape: (H, W, 3) of the images.
 
     Raises:
-        InputError: the export is incomplete, damaged or changed.
+        InputError: the export is incomplete, damaged or changed; there is no such variant, or
+            none that is quick enough.
         ModelError: no runtime is installed, or a file cannot be loaded.
     """
 
-    def __init__(self, folder: str | pathlib.Path, threads: int = 1, runtime: str = "auto"):
+    def __init__(
+        self,
+        folder: str | pathlib.Path,
+        threads: int = 1,
+        runtime: str = "auto",
+        variant: str = "",
+        budget_ms: float | None = None,
+        by: str = "mean",
+    ):
         if threads < 1:
             raise InputError(f"`threads` must be at least 1. Received: threads={threads}")
         content = manifest.read(pathlib.Path(folder))
         self.labels = _labels(content, folder)
+        details = [entry.details for entry in content.variants]
+        selected = content.content.get("selected", "")
+        self.variant = budget.choose(details, budget_ms, by, variant, selected)
+        chosen = next(v for v in content.variants if v.details is self.variant)
         try:
-            self._routed = _load(content, threads, runtime)
+            self._routed = _load(content, chosen, threads, runtime)
             if self._routed.classes != len(self.labels):
                 raise ValueError(
                     f"`labels` must name the {self._routed.classes} classes of the experts. "
@@ -66,7 +87,7 @@ class Predictor:
                 )
         except ValueError as error:
             raise InputError(f"{folder}/{manifest.NAME}: {error}; {manifest.REMEDY}") from error
-        self.expert_names = tuple(model.name for model in content.of_kind("expert"))
+        self.expert_names = chosen.experts
         self.image_shape = self._routed.image_shape[1:]
 
     def predict(self, images: np.ndarray) -> list[Prediction]:
@@ -121,25 +142,20 @@ def _labels(content: manifest.Manifest, folder: str | pathlib.Path) -> tuple[str
     return tuple(labels)
 
 
-def _load(content: manifest.Manifest, threads: int, runtime: str) -> Routed:
+def _load(
+    content: manifest.Manifest, variant: manifest.VariantEntry, threads: int, runtime: str
+) -> Routed:
     """The system that a manifest describes; ValueError if its parts do not fit together."""
-    fronts, experts = content.of_kind("controller"), content.of_kind("expert")
-    count = content.content.get("experts")
-    if type(count) is not int or len(experts) != count:
-        raise ValueError(
-            f"the export holds {len(experts)} of {count} experts, and any of them may have to run"
-        )
-    if len(fronts) > 1:
-        raise ValueError(f"the export must hold one controller. Received: {len(fronts)}")
-    rules = Rules.from_json(content.content.get("routing"))
-    rules.require_parts(bool(fronts), count)
-    names = [model.name for model in experts]
-    if names != sorted(set(names)):  # From cheap to dear, as the rules count them.
+    rules = Rules.from_json(variant.routing)
+    rules.require_parts(variant.controller is not None, len(variant.experts))
+    if list(variant.experts) != sorted(set(variant.experts)):  # From cheap to dear.
         raise ValueError("the manifest mixes up its experts")
-    for model in (*fronts, *experts):
+    controller = content.model(variant.controller) if variant.controller else None
+    experts = [content.model(name) for name in variant.experts]
+    for model in filter(None, (controller, *experts)):
         model.verify()
 
     def load(model: manifest.ModelEntry) -> TfliteModel:
         return TfliteModel(model.path, threads, runtime)
 
-    return Routed(load(fronts[0]) if fronts else None, [load(model) for model in experts], rules)
+    return Routed(load(controller) if controller else None, [load(e) for e in experts], rules)

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from export import convert, manifest
+from export import convert, graphs, manifest
 from instanas_tf import files
 from instanas_tf.models.blocks import ConvNorm, image_normalization, make_op
 from instanas_tf.models.controller import Controller
@@ -152,4 +152,4 @@ def write_probes(
 
 
 def _controller_probe(space: SearchSpace, kind: str, experts: np.ndarray) -> keras.Model:
-    return convert.DeployedFront(None, SearchRouter(Controller(space, kind), experts))
+    return graphs.DeployedFront(None, SearchRouter(Controller(space, kind), experts))

@@ -22,7 +22,7 @@ _KEYS = {"kind", "first", "following", "thresholds", "weights", "features"}
 class Rules:
     """Which experts run for an image: one first, and larger ones while there is doubt.
 
-    After each expert the weighted mean of the softmaxes of all that ran is taken. While the
+    After each expert the weighted mean of the probabilities of all that ran is taken. While the
     margin between its two largest entries is below the threshold, the next expert runs.
 
     Attributes:
@@ -31,7 +31,7 @@ class Rules:
             larger, or -1 to stop.
         thresholds: [E], 0 to 1: go on while the margin is below; 0 stops.
         features: whether the experts go on from the front's features, not from the image.
-        weights: [E], above 0, of each expert's softmax in the mean; all 1 by default.
+        weights: [E], above 0, of each expert's probabilities in the mean; all 1 by default.
 
     Raises:
         ValueError: a value that is not as stated.
@@ -86,6 +86,17 @@ class Rules:
     def named(cls, count: int) -> Rules:
         """The front names one of `count` experts, and it alone runs."""
         return cls(None, (-1,) * count, (0.0,) * count)
+
+    @property
+    def limits(self) -> tuple[float, ...]:
+        """Thresholds [E], 0 for an expert that nobody follows: no margin is below 0."""
+        pairs = zip(self.following, self.thresholds, strict=True)
+        return tuple(value if following >= 0 else 0.0 for following, value in pairs)
+
+    @property
+    def is_cascade(self) -> bool:
+        """Whether a second expert may run."""
+        return any(self.limits)
 
     @property
     def needs_front(self) -> bool:
@@ -153,7 +164,7 @@ class Answer(NamedTuple):
     """What a system says of an image.
 
     Attributes:
-        probabilities: weighted mean softmax of the experts that ran, float32 [N].
+        probabilities: weighted mean of those of the experts that ran, float32 [N].
         ran: their indices, in order.
     """
 
@@ -167,7 +178,7 @@ class Routed:
     Args:
         front: image -> an integer, the first expert, if the rules leave it open; and
             features [1, h, w, c], if the experts go on from them. Other outputs are not read.
-        experts: image or features -> logits [1, N], in the order of the rules.
+        experts: image or features -> probabilities [1, N], in the order of the rules.
         rules: which of them run.
 
     Attributes:
@@ -176,20 +187,20 @@ class Routed:
 
     Raises:
         ValueError: the files are not what the rules speak of.
-        ModelError: a file lacks its logits.
+        ModelError: a file lacks its probabilities.
     """
 
     def __init__(self, front: TfliteModel | None, experts: list[TfliteModel], rules: Rules):
         rules.require_parts(front is not None, len(experts))
         self.rules = rules
         self._front, self._experts = front, experts
-        logits = [expert.output("f", 2) for expert in experts]
-        self._logits = [output.index for output in logits]
-        self.classes = logits[0].shape[1]
-        if any(output.shape != (1, self.classes) for output in logits):
+        outputs = [expert.output("f", 2) for expert in experts]
+        self._outputs = [output.index for output in outputs]
+        self.classes = outputs[0].shape[1]
+        if any(output.shape != (1, self.classes) for output in outputs):
             raise ValueError(
                 "all experts must have the same number of classes. "
-                f"Received: {[output.shape[1] for output in logits]}"
+                f"Received: {[output.shape[1] for output in outputs]}"
             )
         self._choice = None if rules.first is not None else _choice(front, len(experts))
         features = front.find("f", 4) if rules.features else None
@@ -204,12 +215,10 @@ class Routed:
                     f"expert {index} must take inputs of shape {wanted}. "
                     f"Received: {expert.input_shape}"
                 )
-        # A margin is never below 0, so that such an expert is the last without asking.
-        pairs = zip(rules.following, rules.thresholds, strict=True)
-        self._limits = [value if following >= 0 else 0.0 for following, value in pairs]
+        self._limits = rules.limits
 
     def run(self, image: np.ndarray) -> Answer:
-        """Mean softmax and the experts that ran, for one float32 image [1, H, W, 3].
+        """Mean probabilities and the experts that ran, for one float32 image [1, H, W, 3].
 
         Raises:
             ModelError: the front names an expert that does not exist.
@@ -218,7 +227,7 @@ class Routed:
         if self._limits[ran[0]]:
             weights = self.rules.weights
             return Answer(votes / sum([weights[expert] for expert in ran]), ran)
-        return Answer(_softmax(votes), ran)
+        return Answer(votes, ran)
 
     def vote(self, image: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
         """As `run`, without arithmetic that the class does not need.
@@ -227,8 +236,8 @@ class Routed:
             image: float32 [1, H, W, 3].
 
         Returns:
-            Float32 [N], largest at the class (weighted sum of the softmaxes, or the logits of an
-            expert that runs alone whatever it says); and the experts that ran.
+            Float32 [N], largest at the class: the weighted sum of the experts' probabilities,
+            or those of an expert that runs alone whatever it says; and the experts that ran.
 
         Raises:
             ModelError: the front names an expert that does not exist.
@@ -241,18 +250,17 @@ class Routed:
                 expert = self._named()
             if self._features is not None:
                 inputs = self._front.read(self._features)
-        votes = self._experts[expert].run_one(inputs, self._logits[expert])[0]
+        votes = self._experts[expert].run_one(inputs, self._outputs[expert])[0]
         ran = (expert,)
         if not self._limits[expert]:
             return votes, ran
         weights = self.rules.weights
         total = weights[expert]
-        votes = _softmax(votes) * total
+        votes *= total
         while self._limits[expert] and _margin(votes) < self._limits[expert] * total:
             expert = self.rules.following[expert]
             weight = weights[expert]
-            logits = self._experts[expert].run_one(inputs, self._logits[expert])[0]
-            votes += _softmax(logits) * weight
+            votes += self._experts[expert].run_one(inputs, self._outputs[expert])[0] * weight
             total += weight
             ran += (expert,)
         return votes, ran
@@ -281,19 +289,10 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-# The rest runs on every image, next to files that take some 20 microseconds: `argmax` and
-# `reduce` go straight to C, where `max`, `sum` and `partition` pass through Python.
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    """Softmax of logits [N]."""
-    exponentials = np.exp(logits - logits[logits.argmax()])
-    exponentials /= np.add.reduce(exponentials)
-    return exponentials
-
-
 def _margin(votes: np.ndarray) -> float:
     """Difference of the two largest entries of votes [N], none of them negative."""
+    # `argmax` goes straight to C, where `max` and `partition` pass through Python: this runs on
+    # every image, next to files that take some 20 microseconds.
     best = votes.argmax()
     largest = votes[best]
     votes[best] = -1.0

@@ -1,128 +1,35 @@
-"""What leaves a run: the files of a variant, or of one static network, in a folder."""
+"""Writes what leaves a run: files, checked and measured, and the manifest that describes them."""
 
 from __future__ import annotations
 
-import dataclasses
 import pathlib
 from importlib import metadata
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
-from export import convert, deploy, manifest
+from export import convert, deploy, manifest, worker
 from export.bench import bench
+from export.shipment import Shipment
 from instanas_tf import files
-from instanas_tf.errors import InputError
-from instanas_tf.pipeline import checks, variants
-from instanas_tf.pipeline.workdir import WorkDir
+from instanas_tf.pipeline import data, evaluate
+from instanas_tf.spaces.space import SearchSpace
 
 PACKAGES = ("tensorflow", "keras", "numpy", "tflite-runtime", "ai-edge-litert")
 _CHECK_IMAGES = 8
+_TIMED_IMAGES, _ROUNDS = 200, 3  # Of the validation split, for the latency of a variant.
 
 
-@dataclasses.dataclass(frozen=True)
-class Shipment:
-    """What is to be written.
-
-    Attributes:
-        deployed: the models and their rules.
-        variant: the variant, or the one that was found not to pay.
-        kind: who decides, or `static`.
-        complete: how many experts the rules speak of.
-        details: what the manifest says of each file, by its name.
-        content: what it says beside.
-    """
-
-    deployed: deploy.Deployed
-    variant: variants.Variant
-    kind: str
-    complete: int
-    details: dict[str, dict[str, Any]]
-    content: dict[str, Any]
-
-
-def verdict(workdir: WorkDir, name: str) -> dict[str, Any] | None:
-    """What the comparison on the test split says of a variant; None if there was none yet.
-
-    Raises:
-        InputError: `results.json` is damaged.
-    """
-    if not workdir.results.exists():
-        return None
-    remedy = "delete it and run --stage=evaluate again"
-    results = files.read_json(workdir.results, remedy)
-    try:
-        found = next(item for item in results["variants"] if item["name"] == name)
-        wanted = found["static_instead"]
-        instead = next(item for item in results["static"] if item["name"] == wanted)
-        sum([instead["validation_accuracy"], instead["latency_ms"]])
-        if not isinstance(found["pays"], bool) or not isinstance(found["sentence"], str):
-            raise ValueError(found["sentence"])
-    except (LookupError, StopIteration, TypeError, ValueError) as error:
-        raise InputError(f"{workdir.results} is damaged ({error!r}); {remedy}") from error
-    return found
-
-
-def variant(chosen: variants.Variant, indices: list[int]) -> Shipment:
-    """A variant with some of its experts.
-
-    Raises:
-        InputError: the run's files are damaged.
-    """
-    deployed = deploy.deploy(chosen)
-    kept = {variants.expert_name(index) for index in indices}
-    experts = {name: model for name, model in deployed.experts.items() if name in kept}
-    entry, content = chosen.entry, chosen.content
-    details = {}
-    for index, share in zip(chosen.indices, entry["shares"], strict=True):
-        item = content["experts"][index]
-        details[item["name"]] = {**item, "share": share}
-    if entry["controller"]:
-        predicted = content["controllers_ms"][entry["controller"]]
-        details[deploy.CONTROLLER] = {"predicted_latency_ms": predicted}
-    return Shipment(
-        deployed=dataclasses.replace(deployed, experts=experts),
-        variant=chosen,
-        kind=chosen.kind,
-        complete=len(chosen.indices),
-        details=details,
-        content={
-            "variant": chosen.name,
-            "validation_accuracy": entry["validation_accuracy"],
-            "predicted_latency_ms": entry["validation_latency_ms"],
-        },
-    )
-
-
-def static(instead_of: variants.Variant, name: str) -> Shipment:
-    """The static network that is better than a variant.
-
-    Raises:
-        InputError: the run's files are damaged.
-    """
-    workdir = instead_of.workdir
-    results = files.read_json(workdir.results, "run --stage=evaluate again")
-    item = next(item for item in results["static"] if item["name"] == name)
-    network = variants.static(item, instead_of.content, workdir)
-    details = {
-        "validation_accuracy": item["validation_accuracy"],
-        "predicted_latency_ms": item["latency_ms"],
-    }
-    return Shipment(
-        deployed=deploy.Deployed.static(name, network),
-        variant=instead_of,
-        kind="static",
-        complete=1,
-        details={name: details},
-        content={"variant": None, **details},
-    )
-
-
-def write(shipment: Shipment, out: pathlib.Path) -> list[list[str]]:
+def write(
+    shipment: Shipment, images: data.ImageData, config: ConfigDict, out: pathlib.Path
+) -> list[list[str]]:
     """Converts, checks and measures, then puts the folder in its place.
 
     Args:
         shipment: what to write.
+        images: of the run; validation images are used.
+        config: of the run.
         out: the folder; an earlier export there is replaced as a whole.
 
     Returns:
@@ -133,20 +40,55 @@ def write(shipment: Shipment, out: pathlib.Path) -> list[list[str]]:
         InputError: the run's files are damaged.
     """
     with files.folder_replacing(out) as staging:
-        return _fill(shipment, staging)
+        return _fill(shipment, images, config, staging)
 
 
-def _fill(shipment: Shipment, folder: pathlib.Path) -> list[list[str]]:
+def _fill(
+    shipment: Shipment, images: data.ImageData, config: ConfigDict, folder: pathlib.Path
+) -> list[list[str]]:
     """Writes all files of an export into a folder."""
-    of_variant, deployed = shipment.variant, shipment.deployed
-    config = checks.from_json(of_variant.workdir.config)
-    size = of_variant.space.image_size
-    shapes = {name: deployed.input_shape(name, size) for name in deployed.models}
-    paths = convert.write_models(deployed.models, folder, shapes)
-    differences = _check(deployed, paths, size, config.latency.runtime)
-    content = {
+    parts = shipment.parts
+    paths = convert.write_models(
+        {name: part.model for name, part in parts.items()},
+        folder,
+        {name: part.inputs for name, part in parts.items()},
+    )
+    validation = data.to_arrays(images.validation)[0]
+    picked = np.linspace(0, len(validation) - 1, min(len(validation), _TIMED_IMAGES), dtype=int)
+    pixels = validation[np.unique(picked)]
+    runtime = config.latency.runtime
+    differences = _check(shipment, paths, pixels[:_CHECK_IMAGES], runtime)
+    latencies = _latencies(shipment, paths, pixels, config)
+    content = _content(shipment, config)
+
+    def entries(measured_ms: dict[str, float]) -> list[dict[str, Any]]:
+        found = []
+        for name, path in paths.items():
+            details = dict(shipment.details.get(name, {}))
+            details["measured_latency_ms"] = measured_ms.get(name)
+            details["largest_difference_from_keras"] = differences.get(name)
+            found.append(manifest.entry(name, parts[name].kind, path, **details))
+        return found
+
+    # The bench reads a manifest, so the first one lacks only what the bench finds.
+    path = manifest.write(folder, entries({}), **content)
+    measured = bench(path, folder / "measurements.jsonl", config.latency, config.latency.device)
+    content |= {"device": measured[0]["device"], "runtime": measured[0]["runtime"]}
+    content["variants"] = [
+        {"name": name, **shipment.names[name].to_json(), **entry, **latencies.get(name, {})}
+        for name, entry in shipment.entries.items()
+    ]
+    rows = entries({row["model"]: row["median_ms"] for row in measured})
+    manifest.write(folder, rows, **content)
+    return [_row(item) for item in rows]
+
+
+def _content(shipment: Shipment, config: ConfigDict) -> dict[str, Any]:
+    """What the manifest says of the whole export."""
+    space = shipment.content["space"]
+    size = space["image_size"]
+    return {
         "dataset": config.data.name,
-        "experts": shipment.complete,
         "input": {
             "shape": [1, size, size, 3],
             "dtype": "float32",
@@ -154,47 +96,66 @@ def _fill(shipment: Shipment, folder: pathlib.Path) -> list[list[str]]:
             "range": [0, 255],
             "normalization": "inside the model",
         },
-        "routing": deployed.rules.to_json(shipment.kind),
-        "labels": of_variant.labels,
+        "labels": shipment.content["labels"],
         "quantize": "none",
-        "space": {"name": of_variant.space.name, "hash": of_variant.space.hash},
+        "io": "float",
+        "space": {"name": space["name"], "hash": SearchSpace.from_json(space).hash},
         "tools": _versions(),
-        **shipment.content,
+        "selected": shipment.selected,
     }
-
-    def entries(measured_ms: dict[str, float]) -> list[dict[str, Any]]:
-        found = []
-        for name, path in paths.items():
-            details = {k: v for k, v in shipment.details.get(name, {}).items() if k != "name"}
-            details["measured_latency_ms"] = measured_ms.get(name)
-            details["largest_difference_from_keras"] = differences[name]
-            kind = "controller" if name == deploy.CONTROLLER else "expert"
-            found.append(manifest.entry(name, kind, path, **details))
-        return found
-
-    # The bench reads a manifest, so the first one lacks only what the bench finds.
-    path = manifest.write(folder, entries({}), **content)
-    measured = bench(path, folder / "measurements.jsonl", config.latency, config.latency.device)
-    content |= {"device": measured[0]["device"], "runtime": measured[0]["runtime"]}
-    rows = entries({row["model"]: row["median_ms"] for row in measured})
-    manifest.write(folder, rows, **content)
-    return [_row(item) for item in rows]
 
 
 def _check(
-    deployed: deploy.Deployed, paths: dict[str, pathlib.Path], size: int, runtime: str
+    shipment: Shipment, paths: dict[str, pathlib.Path], images: np.ndarray, runtime: str
 ) -> dict[str, float]:
     """Compares all files with Keras; see `convert.check`."""
-    shape = (_CHECK_IMAGES, size, size, 3)
-    images = np.random.default_rng(0).uniform(0, 255, shape).astype(np.float32)
-    found, inputs = {}, images
-    if deployed.front is not None:
-        name = deploy.CONTROLLER
-        found = convert.check({name: deployed.front}, {name: paths[name]}, images, runtime)
-    if deployed.feature_shape is not None:
-        inputs = convert.outputs_of(deployed.front, images)["features"]
-    own = {name: paths[name] for name in deployed.experts}
-    return found | convert.check(deployed.experts, own, inputs, runtime)
+    features = {}
+    for variant, system in shipment.systems.items():
+        if system.feature_shape is not None:
+            front = convert.outputs_of(system.front, images)
+            for name in shipment.names[variant].experts:
+                features[name] = front["features"]
+    found = {}
+    whole, tails = {}, {}
+    for name, part in shipment.parts.items():
+        if part.kind != deploy.DECIDE:
+            (tails if name in features else whole)[name] = part.model
+    for models, inputs in ((whole, images), (tails, next(iter(features.values()), None))):
+        if models:
+            found |= convert.check(models, {n: paths[n] for n in models}, inputs, runtime)
+    return found
+
+
+def _latencies(
+    shipment: Shipment, paths: dict[str, pathlib.Path], pixels: np.ndarray, config: ConfigDict
+) -> dict[str, dict[str, float]]:
+    """Of each complete variant, what an image takes end to end on this host, in ms."""
+    systems = []
+    for name, system in shipment.systems.items():
+        names = shipment.names[name]
+        if all(expert in paths for expert in names.experts):
+            experts = tuple(paths[expert] for expert in names.experts)
+            front = paths[names.controller] if names.controller else None
+            systems.append(worker.System(name, experts, front, system.rules))
+    if not systems:
+        return {}
+    timed = worker.timings(
+        systems,
+        pixels,
+        rounds=_ROUNDS,
+        seed=config.seed,
+        threads=config.latency.threads,
+        runtime=config.latency.runtime,
+    )
+    found = {}
+    for name, rows in timed.items():
+        of_images = np.median(rows, axis=0)
+        found[name] = {
+            "mean_latency_ms": evaluate.mean_latency_ms(rows),
+            "p95_latency_ms": float(np.percentile(of_images, 95)),
+            "worst_latency_ms": float(np.max(of_images)),
+        }
+    return found
 
 
 def _row(item: dict[str, Any]) -> list[str]:

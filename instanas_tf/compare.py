@@ -17,7 +17,7 @@ import keras
 import numpy as np
 from ml_collections import ConfigDict
 
-from export import convert, deploy, worker
+from export import convert, deploy, graphs, worker
 from instanas_tf import files, systems
 from instanas_tf.latency import LatencyTable
 from instanas_tf.pipeline import (
@@ -61,21 +61,21 @@ class Tested:
 
     Attributes:
         labels: of the images, [n].
-        logits: of each static network by name, [n, N].
+        probabilities: of each static network by name, [n, N].
         ms: mean latency of each network, variant and controller by name.
         answers: of each variant by name: classes [n] and bool [n, E] of what ran.
         rows: latencies of each variant on the timed images by name, [m].
     """
 
     labels: np.ndarray
-    logits: dict[str, np.ndarray]
+    probabilities: dict[str, np.ndarray]
     ms: dict[str, float]
     answers: dict[str, tuple[np.ndarray, np.ndarray]]
     rows: dict[str, np.ndarray]
 
     def hits(self, name: str) -> np.ndarray:
         """Whether a static network answers right, bool [n]."""
-        return np.argmax(self.logits[name], axis=-1) == self.labels
+        return np.argmax(self.probabilities[name], axis=-1) == self.labels
 
     def point(self, name: str) -> yardstick.StaticPoint:
         """A static network as the yardstick sees it."""
@@ -155,17 +155,16 @@ def _test(
     with tempfile.TemporaryDirectory(prefix="compare") as temporary:
         folder = pathlib.Path(temporary)
         shape = (1, images.image_size, images.image_size, 3)
-        paths = convert.write_models(
-            networks.models, folder, {name: shape for name in networks.models}
-        )
-        convert.check(networks.models, paths, test_images[:CHECK_IMAGES], runtime)
+        models = {name: graphs.Classifier(network) for name, network in networks.models.items()}
+        paths = convert.write_models(models, folder, dict.fromkeys(models, shape))
+        convert.check(models, paths, test_images[:CHECK_IMAGES], runtime)
         routed, fronts = [], []
         for variant in found:
             checked = test_images[:CHECK_IMAGES]
             system, front = systems.system(variant, paths, folder, checked, runtime)
             routed.append(system)
             fronts += [front] if front else []
-        logits = worker.outputs(paths, test_images, runtime)
+        probabilities = worker.outputs(paths, test_images, runtime)
         answers = worker.answers(routed, test_images, runtime)
         single = [worker.System(name, (path,)) for name, path in paths.items()]
         picked = np.linspace(0, len(labels) - 1, min(len(labels), settings.timed_images), dtype=int)
@@ -179,7 +178,7 @@ def _test(
         )
     return Tested(
         labels=labels,
-        logits=logits,
+        probabilities=probabilities,
         ms={name: evaluate.mean_latency_ms(values) for name, values in timed.items()},
         answers=answers,
         rows={system.name: np.median(timed[system.name], axis=0) for system in routed},
@@ -289,7 +288,7 @@ def _controls(
     for variant, entry in zip(found, entries, strict=True):
         name, ran = variant.name, tested.answers[variant.name][1]
         names, weights = variant.expert_names, variant.rules["weights"]
-        probabilities = cascades.softmax(np.stack([tested.logits[n] for n in names]))
+        probabilities = np.stack([tested.probabilities[n] for n in names])
         routes, counts = np.unique(ran, axis=0, return_counts=True)
         majority = routes[np.argmax(counts)]
         answers = cascades.answers_of_route(probabilities, majority, weights)

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from ml_collections import ConfigDict
 
-from export import convert, manifest
+from export import convert, graphs, manifest
 from export.bench import bench
 from instanas_tf import files
 from instanas_tf.errors import InputError
@@ -96,22 +96,26 @@ def _parts(
     features = (1, *content["feature_shape"])
     reference = space.single_op_policy(space.reference_op)
     mean, std = content["mean"], content["std"]
-    models = {_REFERENCE: static_network(space, reference, mean, std)}
+    models: dict[str, keras.Model] = {
+        _REFERENCE: graphs.Classifier(static_network(space, reference, mean, std))
+    }
     shapes = {_REFERENCE: image}
     front = variants.front(content, workdir)
     if with_features:
-        models[_FRONT], shapes[_FRONT] = convert.DeployedFront(front, None, None), image
+        models[_FRONT], shapes[_FRONT] = graphs.DeployedFront(front, None, None), image
     for index, policy in enumerate(variants.policies(content)):
         name = variants.expert_name(index)
-        models[name], shapes[name] = variants.expert(index, content, workdir), image
+        whole = variants.expert(index, content, workdir)
+        models[name], shapes[name] = graphs.Classifier(whole), image
         if with_features:
             rest = rest_network(space, policy, content["shared_cells"])
-            copy_layers(models[name], rest)
-            models[f"{_TAIL}{index}"], shapes[f"{_TAIL}{index}"] = rest, features
+            copy_layers(whole, rest)
+            tail = f"{_TAIL}{index}"
+            models[tail], shapes[tail] = graphs.Classifier(rest), features
     biases = np.zeros(len(content["experts"]))
     for name in names:
         router = routers.build(name, content, tuple(content["feature_shape"]))
         before = front if name == routers.FEATURES else None
-        models[f"{_ROUTER}{name}"] = convert.DeployedFront(before, router, biases)
+        models[f"{_ROUTER}{name}"] = graphs.DeployedFront(before, router, biases)
         shapes[f"{_ROUTER}{name}"] = image
     return models, shapes

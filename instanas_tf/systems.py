@@ -17,7 +17,7 @@ import keras
 import numpy as np
 from ml_collections import ConfigDict
 
-from export import convert, deploy, worker
+from export import convert, deploy, graphs, worker
 from instanas_tf import files
 from instanas_tf.errors import InputError
 from instanas_tf.models.expert import static_network
@@ -57,15 +57,15 @@ def system(
     }
     models = {key: model for key, (_, model) in own.items()}
     size = variant.space.image_size
-    shapes = {key: deployed.input_shape(name, size) for key, (name, _) in own.items()}
-    made = convert.write_models(models, folder, shapes)
+    inputs = {key: deployed.inputs(name, size) for key, (name, _) in own.items()}
+    made = convert.write_models(models, folder, inputs)
     name = f"{variant.name}_{deploy.CONTROLLER}"
     front = made.get(name)
     if front is not None:
         convert.check({name: models[name]}, {name: front}, images, runtime)
-    tails = {key: model for key, model in models.items() if shapes[key] != (1, size, size, 3)}
+    tails = {key: model for key, model in models.items() if "features" in inputs[key]}
     if tails:
-        features = np.asarray(variant.front()(images.astype(np.float32), training=False))
+        features = convert.outputs_of(deployed.front, images)["features"]
         convert.check(tails, {key: made[key] for key in tails}, features, runtime)
     experts = tuple(made.get(f"{variant.name}_{n}", paths[n]) for n in variant.expert_names)
     whole = worker.System(variant.name, experts, front, deployed.rules)
@@ -163,10 +163,10 @@ class Stopwatch:
         space = SearchSpace.from_json(content["space"])
         policy = space.single_op_policy(space.reference_op)
         indices = sorted({index for entry in entries for index in entry["experts"]})
-        return {
-            _REFERENCE: static_network(space, policy, content["mean"], content["std"]),
-            **{variants.expert_name(i): variants.expert(i, content, self.workdir) for i in indices},
-        }
+        networks = {_REFERENCE: static_network(space, policy, content["mean"], content["std"])}
+        for index in indices:
+            networks[variants.expert_name(index)] = variants.expert(index, content, self.workdir)
+        return {name: graphs.Classifier(network) for name, network in networks.items()}
 
 
 def _key(entry: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ import tensorflow as tf
 from absl import logging
 from ml_collections import ConfigDict
 
-from export import convert, manifest
+from export import convert, graphs, manifest
 from export.bench import bench
 from instanas_tf import files, measure, route
 from instanas_tf.errors import DiskError, InputError, ModelError
@@ -202,7 +202,7 @@ def _measured_ms(
     """Measures the reference network of a space that is not the trial's."""
     policy = space.single_op_policy(space.reference_op)
     models: dict[str, keras.Model] = {
-        "reference": static_network(space, policy, images.mean, images.std)
+        "reference": graphs.Classifier(static_network(space, policy, images.mean, images.std))
     }
     with tempfile.TemporaryDirectory(prefix="trial") as temporary:
         folder = pathlib.Path(temporary)

@@ -205,13 +205,20 @@ def test_export(exported, trained):
         model.verify()
     names = [model.name for model in content.models]
     variant = variants.pick(WorkDir(trained))
-    front = ["controller"] if variant.rules["first"] is None or variant.rules["features"] else []
-    assert names == [*front, *variant.expert_names]
+    rules = Rules.from_json(variant.rules)
+    front = ["controller"] if rules.needs_front else []
+    decide = ["decide"] if rules.is_cascade else []
+    assert names == [*front, *decide, *variant.expert_names]
     files = {path.name for path in exported.iterdir()}
     assert files == {f"{n}.tflite" for n in names} | {"manifest.json", "measurements.jsonl"}
-    assert content.content["experts"] == len(variant.expert_names)
-    assert content.content["routing"] == variant.rules
-    assert content.content["variant"] == "A"
+    (entry,) = content.variants
+    assert (entry.name, content.content["selected"]) == ("A", "A")
+    assert [entry.controller] == (front or [None])
+    assert [entry.decide] == (decide or [None])
+    assert list(entry.experts) == variant.expert_names
+    assert entry.routing == variant.rules
+    latencies = [entry.details[f"{name}_latency_ms"] for name in ("mean", "p95", "worst")]
+    assert 0 < latencies[0] <= latencies[2] and latencies[1] <= latencies[2]
     assert content.content["labels"] == [str(digit) for digit in range(10)]
     assert content.content["input"]["shape"] == [1, 8, 8, 3]
     for model in content.models:
@@ -270,7 +277,7 @@ def test_the_predictor_alone_gets_the_accuracy_of_the_results(exported, results,
 def test_results_are_those_of_the_files(exported, results, images):
     pixels, labels = data.to_arrays(images.test)
     content = manifest.read(exported)
-    rules = Rules.from_json(content.content["routing"])
+    rules = Rules.from_json(content.variants[0].routing)
     experts = tuple(model.path for model in content.of_kind("expert"))
     front = exported / "controller.tflite" if rules.needs_front else None
     system = worker.System("A", experts, front, rules)

@@ -76,7 +76,7 @@ def make_manifest(tmp_path):
         for name, content in contents.items():
             (folder / f"{name}.tflite").write_bytes(content)
         entries = [model_entry(folder / f"{name}.tflite") for name in contents]
-        manifest = {"format": "instanas_tf/manifest", "version": 1, "models": entries, "more": 1}
+        manifest = {"format": "instanas_tf/manifest", "version": 2, "models": entries, "more": 1}
         path = folder / "manifest.json"
         path.write_text(json.dumps({**manifest, **changes}))
         return path

@@ -43,7 +43,7 @@ def test_a_file_may_lie_in_a_folder_below(make_manifest, tmp_path):
     [
         ({"format": "other"}, "`format` is not 'instanas_tf/manifest'; export again"),
         ({"format": None}, "`format`"),
-        ({"version": 2}, "has version 2, expected 1; export again"),
+        ({"version": 1}, "has version 1, expected 2; export again"),
         ({"version": True}, "has version True"),
         ({"version": "1"}, "has version '1'"),
         ({"models": []}, "lists no models; export again"),

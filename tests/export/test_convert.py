@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from export import convert, deploy, worker
+from export import convert, deploy, graphs, worker
 from instanas_tf import spaces
 from instanas_tf.errors import ModelError
 from instanas_tf.models.controller import Controller
@@ -98,7 +98,7 @@ def test_a_greedy_policy_that_is_an_expert_is_chosen():
     images = pixels(32)
     logits = np.asarray(controller.logits(images, training=False))
     found = expert_set.count_policies(logits >= 0.0, SPACE)
-    deployed = convert.DeployedFront(None, SearchRouter(controller, found.policies))
+    deployed = graphs.DeployedFront(None, SearchRouter(controller, found.policies))
     running = SPACE.effective((logits >= 0.0).astype(np.float32))
     chosen = np.asarray(deployed(images)["expert"])
     np.testing.assert_array_equal(found.policies[chosen], running)
@@ -120,9 +120,9 @@ def deployed(kind, biases=(0.0, 0.001, -0.001)):
     """A front of a kind, of random weights: what it computes, and from which parts."""
     keras.utils.set_random_seed(0)
     parts = {
-        "features": lambda: convert.DeployedFront(front(), None, None),
-        "raw router": lambda: convert.DeployedFront(None, router((8, 8, 3)), np.array(biases)),
-        "both": lambda: convert.DeployedFront(front(), router((4, 4, 2)), np.array(biases)),
+        "features": lambda: graphs.DeployedFront(front(), None, None),
+        "raw router": lambda: graphs.DeployedFront(None, router((8, 8, 3)), np.array(biases)),
+        "both": lambda: graphs.DeployedFront(front(), router((4, 4, 2)), np.array(biases)),
     }
     return parts[kind]()
 
@@ -218,14 +218,14 @@ def test_a_file_without_an_output_is_refused(tmp_path):
 def test_fronts_that_make_no_sense(arguments, words):
     given_front, given_router, *biases = arguments
     with pytest.raises(ValueError, match=words):
-        convert.DeployedFront(
+        graphs.DeployedFront(
             given_front and given_front(), given_router and given_router((8, 8, 3)), *biases
         )(pixels(1))
 
 
 def test_no_biases_are_no_price():
     model = deployed("raw router")
-    free = convert.DeployedFront(None, model.router)
+    free = graphs.DeployedFront(None, model.router)
     found = convert.outputs_of(free, pixels(16))
     np.testing.assert_array_equal(found["expert"], np.argmax(found["scores"], -1))
 

@@ -46,9 +46,9 @@ def test_experts_that_do_not_exist(text):
     [
         ("extra", "unexpected argument 'extra'"),
         ("--exprt=0", "exprt"),
-        ("--expert=99", "--expert=99: the variant runs the experts "),
+        ("--expert=99", "--expert=99: what is exported runs the experts "),
         ("--expert=x", "--expert=x must be all, or some of "),
-        ("--variant=Z", "--variant=Z is not one of ['A', 'B', 'C', 'D', 'E', 'F']"),
+        ("--variant=Z", "--variant=Z is not all or one of A, B, C, D, E, F"),
     ],
 )
 def test_mistakes(refused, kinds, argument, words):
@@ -94,7 +94,7 @@ def test_a_full_disk_leaves_the_old_export(refused, trained_copy, exported_copy,
 
     monkeypatch.setattr(convert, "to_tflite", lambda *args: b"x")
     monkeypatch.setattr(pathlib.Path, "write_bytes", full)
-    line = refused(f"--workdir={trained_copy}", code=5)
+    line = refused(f"--workdir={trained_copy}", "--overwrite", code=5)
     assert "No space left on device; free some space" in line
     monkeypatch.undo()
     assert ring.listing(trained_copy) == before
@@ -109,6 +109,7 @@ def test_a_bench_that_fails_leaves_nothing(refused, trained_copy, monkeypatch, c
     monkeypatch.setattr(convert, "to_tflite", lambda *args: b"x")
     monkeypatch.setattr(convert, "check", lambda models, *rest: dict.fromkeys(models, 0.0))
     monkeypatch.setattr(ship, "bench", fail)
+    monkeypatch.setattr(ship, "_latencies", lambda *rest: {})
     before = ring.listing(trained_copy)
     assert refused(f"--workdir={trained_copy}", code=code) == "the bench said so"
     assert ring.listing(trained_copy) == before
@@ -125,6 +126,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(convert, "to_tflite", lambda *args: b"x")
     monkeypatch.setattr(convert, "check", lambda models, *rest: dict.fromkeys(models, 0.0))
     monkeypatch.setattr(ship, "bench", measure)
+    monkeypatch.setattr(ship, "_latencies", lambda *rest: {})
 
 
 def test_some_experts(kinds, tmp_path, quick, capsys):
@@ -134,17 +136,23 @@ def test_some_experts(kinds, tmp_path, quick, capsys):
     assert export_tflite.main(["export_tflite", *arguments]) == 0
     content = json.loads((out / "manifest.json").read_text())
     assert [entry["name"] for entry in content["models"]] == ["controller", "expert_01"]
-    assert content["experts"] == 3
+    assert content["variants"][0]["experts"] == ["expert_00", "expert_01", "expert_02"]
     assert f"Wrote variant D (image) to {out}" in capsys.readouterr().out
     (out / "notes.txt").write_text("mine")
     assert export_tflite.main(["export_tflite", *arguments]) == 2
     assert "holds 'notes.txt', which no export wrote" in capsys.readouterr().err
     (out / "notes.txt").unlink()
+    # An export is replaced only if that is wanted.
+    before = ring.listing(out)
+    assert export_tflite.main(["export_tflite", *arguments]) == 2
+    line = f"--out={out} holds an export; give --overwrite or choose another folder"
+    assert line in capsys.readouterr().err
+    assert ring.listing(out) == before
     # Another choice replaces the whole folder, through a link too, and sweeps up after a kill.
     left_behind, link = out.parent / ".some.killed", out.parent / "link"
     left_behind.mkdir()
     link.symlink_to(out)
-    arguments[2:] = ["--expert=0", f"--out={link}"]
+    arguments[2:] = ["--expert=0", f"--out={link}", "--overwrite"]
     assert export_tflite.main(["export_tflite", *arguments]) == 0
     assert link.is_symlink() and not left_behind.exists()
     assert sorted(path.name for path in out.glob("*.tflite")) == [
@@ -169,9 +177,9 @@ def test_a_variant_that_pays_is_exported(trained_copy, quick):
     assert code == 0, err
     assert out.startswith("A: it pays: True\n")
     assert "Wrote variant A (" in out
-    content = manifest.read(trained_copy / "export").content
-    assert content["variant"] == "A"
-    assert content["routing"]["kind"] != "static"
+    (entry,) = manifest.read(trained_copy / "export").variants
+    assert entry.name == "A"
+    assert entry.routing["kind"] != "static"
 
 
 def alone_of(workdir):
@@ -190,8 +198,10 @@ def test_where_it_does_not_pay_one_network_is_exported(trained_copy, quick, name
     assert "For variant A all the same: --variant=A" in out
     found = manifest.read(trained_copy / "export")
     assert [(model.name, model.kind) for model in found.models] == [(name, "expert")]
-    assert (found.content["variant"], found.content["experts"]) == (None, 1)
-    assert found.content["routing"]["kind"] == "static"
+    (entry,) = found.variants
+    assert (entry.name, entry.controller, entry.decide) == (name, None, None)
+    assert entry.experts == (name,)
+    assert entry.routing["kind"] == "static"
 
 
 def test_the_user_may_decide_otherwise(trained_copy, quick, refused):

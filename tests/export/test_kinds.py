@@ -55,8 +55,10 @@ def test_the_files_do_what_keras_does(kinds, exported, images, name, tmp_path):
     folder = exported if name == "C" else ring.export(kinds, name, tmp_path / "export")
     content = manifest.read(folder)
     front = [] if name == "A" else [deploy.CONTROLLER]
-    assert [model.name for model in content.models] == [*front, *variant.expert_names]
-    assert content.content["routing"] == variant.rules
+    decide = [deploy.DECIDE] if name in "ABF" else []
+    names = [*front, *decide, *variant.expert_names]
+    assert [model.name for model in content.models] == names
+    assert [entry.routing for entry in content.variants] == [variant.rules]
     for model in content.models:
         assert model.details["largest_difference_from_keras"] <= 1e-4
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from export import convert, manifest
+from export import convert, graphs, manifest
 from export.routed import Rules
 from tests import fixtures_ring as ring
 
@@ -96,11 +96,11 @@ def said(folder):
 
 
 def expert(shape, bias):
-    """Its logits are the bias, whatever the input."""
+    """It says the softmax of the bias, whatever the input."""
     layers = [keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(len(bias))]
     model = keras.Sequential([keras.Input(shape), *layers])
     model.layers[-1].set_weights([np.zeros((shape[-1], len(bias))), np.array(bias)])
-    return model
+    return graphs.Classifier(model)
 
 
 def write(folder, models, shapes, rules, **content):
@@ -109,12 +109,14 @@ def write(folder, models, shapes, rules, **content):
         manifest.entry(name, "expert" if "expert" in name else "controller", path)
         for name, path in paths.items()
     ]
-    content = {
-        "experts": sum("expert" in name for name in models),
-        "routing": rules.to_json("test"),
-        "labels": ["no", "yes"],
-        **content,
+    variant = {
+        "name": "A",
+        "controller": "controller" if "controller" in models else None,
+        "decide": None,
+        "experts": [name for name in models if "expert" in name],
+        "routing": content.pop("routing", rules.to_json("test")),
     }
+    content = {"labels": ["no", "yes"], "variants": [variant], "selected": "A", **content}
     manifest.write(folder, entries, **content)
     return folder
 
@@ -136,7 +138,7 @@ def test_a_static_export(tmp_path):
 def test_a_cascade_on_features(tmp_path):
     stem = keras.Sequential([keras.Input(IMAGE[1:]), keras.layers.Conv2D(2, 3, 2, "same")])
     models = {
-        "controller": convert.DeployedFront(stem, None),
+        "controller": graphs.DeployedFront(stem, None),
         "expert_00": expert(FEATURES[1:], UNSURE),
         "expert_01": expert(FEATURES[1:], SURE),
     }
@@ -159,7 +161,7 @@ def test_a_cascade_on_features(tmp_path):
 def test_an_export_whose_files_do_not_fit(tmp_path, change, words):
     stem = keras.Sequential([keras.Input(IMAGE[1:]), keras.layers.Conv2D(2, 3, 2, "same")])
     models = {
-        "controller": convert.DeployedFront(stem, None),
+        "controller": graphs.DeployedFront(stem, None),
         "expert_00": expert(FEATURES[1:], SURE),
     }
     shapes = {"controller": IMAGE, "expert_00": FEATURES}

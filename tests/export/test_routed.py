@@ -46,7 +46,7 @@ class Constant(TfliteModel):
 
 
 def expert(*logits, **options):
-    return Constant(np.array([logits], np.float32), **options)
+    return Constant(softmax([logits]).astype(np.float32), **options)
 
 
 def names(index):
@@ -55,7 +55,7 @@ def names(index):
 
 def softmax(logits):
     exponentials = np.exp(np.asarray(logits, float) - np.max(logits))
-    return exponentials / np.sum(exponentials)
+    return exponentials / np.sum(exponentials, axis=-1, keepdims=True)
 
 
 def test_round_trip():

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from export import convert, runtime, worker
+from export import convert, graphs, runtime, worker
 from export.routed import Rules
 from instanas_tf.errors import CommandError, InputError, InstanasError, ModelError
 from tests import fixtures_ring as ring
@@ -62,7 +62,12 @@ def experts(shape, *first):
     """Two experts of 3 classes with random weights."""
     return [
         keras.Sequential(
-            [keras.Input(shape), *first, keras.layers.Flatten(), keras.layers.Dense(3)]
+            [
+                keras.Input(shape),
+                *first,
+                keras.layers.Flatten(),
+                keras.layers.Dense(3, activation="softmax"),
+            ]
         )
         for _ in range(2)
     ]
@@ -77,8 +82,8 @@ def networks():
     router = [keras.layers.Flatten(), keras.layers.Dense(2)]
     router = keras.Sequential([keras.Input((4, 4, 2)), *router])
     found = {
-        "front": convert.DeployedFront(stem, router),
-        "stem": convert.DeployedFront(stem, None),
+        "front": graphs.DeployedFront(stem, router),
+        "stem": graphs.DeployedFront(stem, None),
     }
     found |= {f"image_{index}": model for index, model in enumerate(experts((8, 8, 3), small()))}
     return found | {f"feature_{index}": model for index, model in enumerate(experts((4, 4, 2)))}
@@ -90,10 +95,6 @@ def written(networks, tmp_path_factory):
     return convert.write_models(networks, tmp_path_factory.mktemp("written"), shapes)
 
 
-def softmax(logits):
-    return np.asarray(keras.ops.softmax(logits))
-
-
 PIXELS = np.random.default_rng(2).uniform(0, 255, (40, 8, 8, 3)).astype(np.float32)
 
 
@@ -101,7 +102,7 @@ def expected(networks, kind, rules):
     """Classes and experts of Keras, by the rules for two experts."""
     front = convert.outputs_of(networks["front"], PIXELS)
     inputs = front["features"] if kind == "feature" else PIXELS
-    small, large = (softmax(networks[f"{kind}_{index}"](inputs)) for index in range(2))
+    small, large = (np.asarray(networks[f"{kind}_{index}"](inputs)) for index in range(2))
     ordered = np.sort(small, axis=-1)
     unsure = ordered[:, -1] - ordered[:, -2] < rules.thresholds[0]
     first = front["expert"] if rules.first is None else np.full(len(PIXELS), rules.first)
