@@ -2,12 +2,15 @@
 
 from export.predictor import Predictor
 Predictor("runs/digits/export").predict(images)
+
+The command `python -m export.predictor` is in `predictor_cli.py`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import pathlib
+import sys
 import time
 
 import numpy as np
@@ -159,3 +162,9 @@ def _load(
         return TfliteModel(model.path, threads, runtime)
 
     return Routed(load(controller) if controller else None, [load(e) for e in experts], rules)
+
+
+if __name__ == "__main__":
+    from export import predictor_cli
+
+    sys.exit(predictor_cli.main())

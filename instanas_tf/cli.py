@@ -18,19 +18,21 @@ EXIT_CODES = (
 
 def run(
     name: str,
-    main: Callable[[flags.FlagValues], None],
+    main: Callable[..., None],
     argv: Sequence[str],
     usage: str,
     values: flags.FlagValues,
+    takes_words: bool = False,
 ) -> int:
     """Parses flags, runs a command and turns errors into one line and an exit code.
 
     Args:
         name: of the command, in front of the line.
-        main: the command; gets the parsed flags.
+        main: the command; gets the parsed flags, and all words beside them if it takes any.
         argv: with the program's name first.
         usage: shown by `--help` above the flags.
         values: the command's flags.
+        takes_words: whether the command takes words that are no flags, such as files.
 
     Returns:
         The exit code.
@@ -46,10 +48,10 @@ def run(
         return 0
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        rest = values(list(argv))
-        if len(rest) > 1:
-            return _fail(name, f"unexpected argument {rest[1]!r}; see --help", 2)
-        main(values)
+        words = values(list(argv))[1:]
+        if words and not takes_words:
+            return _fail(name, f"unexpected argument {words[0]!r}; see --help", 2)
+        main(values, *([words] if takes_words else []))
     except flags.Error as error:
         return _fail(name, f"{error}; see --help", 2)
     except InstanasError as error:

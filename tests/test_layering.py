@@ -17,6 +17,7 @@ FLOORS = {
     "instanas_tf.cli": 0,
     "instanas_tf.errors": 0,
     "instanas_tf.files": 0,
+    "instanas_tf.photos": 0,
     "instanas_tf.startup": 0,
     "instanas_tf.spaces": 1,
     "instanas_tf.latency": 2,
@@ -41,8 +42,11 @@ TENSORFLOW = {"tensorflow", "tensorflow_datasets", "keras", "keras_tuner", "tf_k
 RUNTIMES = {"tflite_runtime", "ai_edge_litert"}
 WITHOUT_TENSORFLOW = (
     "export.bench",
+    "export.budget",
     "export.manifest",
+    "export.photos",
     "export.predictor",
+    "export.predictor_cli",
     "export.routed",
     "export.runtime",
     "export.worker",
@@ -50,6 +54,7 @@ WITHOUT_TENSORFLOW = (
     "instanas_tf.errors",
     "instanas_tf.files",
     "instanas_tf.latency",
+    "instanas_tf.photos",
     "instanas_tf.pipeline.ahead",
     "instanas_tf.pipeline.augment",
     "instanas_tf.pipeline.cluster",
@@ -81,8 +86,18 @@ ON_REQUEST = {
     ("instanas_tf.pipeline.cluster", "tensorflow"),
 }
 BENCH_EXTRAS = {"android_bench.runner": {"numpy", *RUNTIMES}}
-PREDICTOR_EXTRAS = {"numpy", *RUNTIMES}
-PREDICTOR_INSIDE = ["export.manifest", "export.routed", "export.runtime", "instanas_tf.errors"]
+# What an app needs, and what the command around it does.
+PREDICTOR_EXTRAS = {
+    "export.budget": set(),
+    "export.photos": {"numpy", "PIL"},
+    "export.predictor": {"numpy", *RUNTIMES},
+    "export.predictor_cli": {"absl", "tqdm"},
+    "export.routed": {"numpy", *RUNTIMES},
+    "export.runtime": {"numpy", *RUNTIMES},
+    "instanas_tf.cli": {"absl"},
+    "instanas_tf.photos": {"numpy", "PIL"},
+}
+PREDICTOR_INSIDE = [*PREDICTOR_EXTRAS, "export.manifest", "instanas_tf.errors"]
 
 # `instanas_tf.spaces.get` is a public name, so this one may pass on names from below it.
 PASSING_ON = ("instanas_tf/spaces/__init__.py",)
@@ -219,10 +234,10 @@ def test_android_bench_needs_the_standard_library_alone():
     assert not report(found)
 
 
-def test_the_predictor_needs_a_runtime_and_numpy_alone():
-    parts = ("export.predictor", "export.routed", "export.runtime")
+def test_the_predictor_needs_little_more_than_a_runtime_and_numpy():
     found = {
-        module: not_allowed(graph()[module], PREDICTOR_INSIDE, PREDICTOR_EXTRAS) for module in parts
+        module: not_allowed(graph()[module], PREDICTOR_INSIDE, extras)
+        for module, extras in PREDICTOR_EXTRAS.items()
     }
     assert not report(found)
 
@@ -315,7 +330,7 @@ def test_upward_imports_are_found(module, source, is_bad):
 )
 def test_forbidden_imports_are_found(source, expected):
     imported = imports("export.predictor", source)
-    assert not_allowed(imported, ["export.manifest"], PREDICTOR_EXTRAS) == expected
+    assert not_allowed(imported, ["export.manifest"], {"numpy", *RUNTIMES}) == expected
 
 
 def test_a_roundabout_way_to_tensorflow_is_found():

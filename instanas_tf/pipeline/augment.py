@@ -1,28 +1,20 @@
 """The pixels of images: made RGB squares when read, changed at random in training.
 
-An image that is no square loses the ends of its longer side: the largest centred square is
-resized, bilinearly and with anti-aliasing. Grey becomes three equal channels, transparency
-becomes white, and 16 bits are scaled to 8.
+Files become squares as `photos.py` says, and arrays alike: one that is no square loses the ends
+of its longer side, and grey becomes three equal channels.
 """
 
 from __future__ import annotations
 
 import pathlib
-import struct
-import zlib
 
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image, ImageOps
+from PIL import Image
 
-from instanas_tf.errors import InputError
+from instanas_tf import photos
 
 NUMBERS = 5  # Random numbers that an image takes, whatever the settings.
-# What Pillow raises on damaged files.
-_UNREADABLE = (
-    *(OSError, SyntaxError, ValueError, EOFError, TypeError, IndexError, OverflowError),
-    *(struct.error, zlib.error, Image.DecompressionBombError),
-)
 Colour = tuple[float, float, float]
 
 
@@ -87,31 +79,8 @@ def _overlap(start: int, size: int) -> tuple[slice, slice]:
 
 
 def decode_file(path: pathlib.Path, size: int) -> np.ndarray:
-    """Decodes an image file of any mode to uint8 [size, size, 3]; of a film, the first picture.
-
-    The file is turned as its EXIF orientation says.
-
-    Raises:
-        InputError: the file is missing or damaged.
-    """
-    try:
-        with Image.open(path) as opened:
-            image = _to_rgb(ImageOps.exif_transpose(opened))
-        return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR))
-    except _UNREADABLE as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} must be a readable image. Received: {reason}") from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Converts any mode of Pillow to 8-bit RGB."""
-    if image.mode.startswith("I"):
-        values = np.round(np.asarray(image, np.float32) / 257)
-        image = Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    """Decodes an image file to uint8 [size, size, 3]; see `instanas_tf.photos.read`."""
+    return photos.read(path, size, size)
 
 
 def to_rgb_squares(images: np.ndarray, size: int) -> np.ndarray:

@@ -10,10 +10,10 @@ from tests.fixtures_ring import python, said
 COMMANDS = ("instanas_tf.train", "instanas_tf.measure", "export.export_tflite")
 
 
-def run(main, *arguments):
+def run(main, *arguments, **options):
     values = flags.FlagValues()
     flags.DEFINE_integer("number", 3, "A number.", flag_values=values)
-    return cli.run("name", main, ["program", *arguments], "What it does.", values)
+    return cli.run("name", main, ["program", *arguments], "What it does.", values, **options)
 
 
 def test_done(capsys):
@@ -21,6 +21,14 @@ def test_done(capsys):
     assert run(lambda values: seen.append(values.number), "--number=5") == 0
     assert seen == [5]
     assert capsys.readouterr() == ("", "")
+
+
+def test_words_beside_the_flags():
+    seen = []
+    for arguments in (["--number=5", "a", "b"], []):
+        code = run(lambda values, words: seen.append(words), *arguments, takes_words=True)
+        assert code == 0
+    assert seen == [["a", "b"], []]
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h", "-help", "--helpfull"])
