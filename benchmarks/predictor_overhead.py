@@ -1,13 +1,14 @@
 """What the predictor takes beside the invocations of the files that it runs.
 
-    python benchmarks/predictor_overhead.py [--bundle=DIR,...] [--rounds=50] [--images=10]
+    python benchmarks/predictor_overhead.py [--bundle=DIR,...] [--rounds=50] [--keep=DIR]
 
 Without --bundle it writes exports of a space with random weights: one network alone, a
 controller with four experts of which one runs, and a cascade of three experts on shared features
 of which all run. Each runtime that is installed measures in a process of its own, where the
 predictor and the bare calls of the same interpreters take turns in random order; figures are
-sums over the images of medians over the rounds, in processor time of the one thread. The last line is one JSON object, for each
-runtime and export:
+sums over the images of medians over the rounds, in processor time of the one thread, so that
+other work on the machine disturbs little. The last line is one JSON object, for each runtime
+and export:
 
 - `overhead`: what `predict` of one image takes beyond setting the inputs, invoking and reading
   the outputs of the same files in the same order, as a share of that. At most 0.05 is wanted.
@@ -63,15 +64,15 @@ def random_exports(root: pathlib.Path, space_name: str, seed: int) -> list[pathl
     shape = (space.num_cells, space.num_ops)
     policies = [(generator.random(shape) < keep).astype(int) for keep in KEEPS]
     pixels = ((127.5,) * 3, (64.0,) * 3)
-    count = len(KEEPS)
+    count, shared = len(KEEPS), min(SHARED, space.num_cells)
     experts = {
         f"expert_{index:02d}": expert.static_network(space, policy, *pixels)
         for index, policy in enumerate(policies)
     }
     router = routers.ImageRouter(space.image_size, count, "half", *pixels)
-    front = expert.front_network(space, policies[0], *pixels, SHARED)
+    front = expert.front_network(space, policies[0], *pixels, shared)
     rests = {
-        name: expert.rest_network(space, policy, SHARED)
+        name: expert.rest_network(space, policy, shared)
         for name, policy in zip(experts, policies[:3], strict=False)
     }
     kinds = {
@@ -92,7 +93,7 @@ def _write(folder: pathlib.Path, models, rules, space) -> pathlib.Path:
     """One export with the shapes of the models' own inputs."""
     from export import convert, manifest
 
-    folder.mkdir()
+    folder.mkdir(parents=True)
     image = (1, space.image_size, space.image_size, 3)
     features = tuple(models["controller"].front.output.shape[1:]) if rules.features else ()
     shapes = {

@@ -48,13 +48,15 @@ def read(path: pathlib.Path, height: int, width: int) -> np.ndarray:
         ModelError: Pillow is not installed.
     """
     try:
-        from PIL import Image, ImageOps
+        from PIL import Image, ImageOps, UnidentifiedImageError
     except ImportError as error:
         raise ModelError("Pillow is not installed; pip install pillow") from error
     try:
         with Image.open(path) as opened:
             image = _to_rgb(ImageOps.exif_transpose(opened))
         return np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR))
+    except UnidentifiedImageError as error:
+        raise InputError(f"{path} must be a readable image. Received: no image") from error
     except (*_UNREADABLE, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise InputError(

@@ -144,7 +144,7 @@ def test_what_is_no_file(tmp_path):
 def test_a_file_without_bytes_or_without_an_image(tmp_path):
     for content in (b"", b"hello", b"\x89PNG\r\n\x1a\n"):
         (tmp_path / "image.png").write_bytes(content)
-        assert message(tmp_path / "image.png")
+        assert message(tmp_path / "image.png") == "no image"
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "gif", "webp", "tif", "ppm", "tga"])
