@@ -24,7 +24,7 @@ from instanas_tf.search import cascades
 from instanas_tf.spaces.space import SearchSpace
 from instanas_tf.systems import Measuring, Stopwatch
 
-TOLERANCE = 0.02  # By which a variant, measured end to end, may be above its target.
+TOLERANCE = 0.02  # By which a variant, measured end to end, may be off its target.
 _ATTEMPTS = 4  # At meeting a target end to end.
 
 
@@ -101,8 +101,8 @@ def meet(
 ) -> list[dict[str, Any]]:
     """Finds a variant for each target that meets it end to end, not only as a sum of parts.
 
-    What is chosen by the sum of its parts is timed as a whole, and where that is above the
-    target, another one is chosen by as much less.
+    What is chosen by the sum of its parts is timed as a whole, and where that is off the
+    target, another one is chosen by as much less or more.
 
     Args:
         budgets: share of the reference and ms of each target, dearest first.
@@ -119,8 +119,9 @@ def meet(
     """
     reference_ms = stopwatch.measured.reference
     best: dict[str, dict[str, Any]] = {}
-    overheads = dict.fromkeys(_letters(len(budgets)), 1.0)  # Of the targets that are not met.
+    overheads = dict.fromkeys(_letters(len(budgets)), 1.0)  # Of the targets that are open.
     targets = dict(zip(overheads, budgets, strict=True))
+    before: dict[str, float] = {}
     for _ in range(_ATTEMPTS):
         tried, chosen = [], []
         for letter, overhead in overheads.items():
@@ -133,12 +134,15 @@ def meet(
                 raise OutOfReachError(_out_of_reach(budget, config, stopwatch.measured))
         overheads = {}
         for entry, overhead in zip(tried, stopwatch.overheads(tried, chosen), strict=True):
+            letter, parts_ms = entry["name"], entry["validation_latency_ms"]
             entry["overhead"] = overhead
             entry["validation_latency_ms"] *= overhead
-            known = best.get(entry["name"])
-            best[entry["name"]] = _better(known, entry) if known else entry
-            if not _is_met(entry):
-                overheads[entry["name"]] = overhead
+            known = best.get(letter)
+            best[letter] = _better(known, entry) if known else entry
+            off = entry["validation_latency_ms"] / entry["budget_ms"] - 1
+            if abs(off) > TOLERANCE and parts_ms != before.get(letter):
+                overheads[letter] = overhead
+            before[letter] = parts_ms
         if not overheads:
             break
     for letter, entry in sorted(best.items()):

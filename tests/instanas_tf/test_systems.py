@@ -81,11 +81,20 @@ def test_only_targets_that_are_missed_are_tried_again():
     def within(budget):
         return [candidate(min(budget, 1.0))]
 
-    clock = Clock(1.5, 1.0)
+    clock = Clock(1.5, 1.5)
     entries, _ = meet(clock, 1.0, 0.5, within=within)
-    # A's variant is far below its target anyway.
-    assert clock.seen == [[1.0, 1.0], [pytest.approx(1.0 / 1.5)]]
-    assert [e["validation_latency_ms"] for e in entries] == pytest.approx([1.5, 1.0 / 1.5])
+    # A's variant is far below its target, and there is none that is nearer.
+    assert clock.seen == [[1.0, 1.0], [1.0, pytest.approx(1.0 / 1.5)]]
+    assert [e["validation_latency_ms"] for e in entries] == pytest.approx([1.5, 1.0])
+
+
+def test_what_takes_less_end_to_end_is_chosen_anew():
+    clock = Clock(0.8, 0.8)
+    (entry,), said = meet(clock, 1.0)
+    assert clock.seen == [[2.0], [pytest.approx(2.5)]]
+    assert entry["validation_latency_ms"] == pytest.approx(2.0)
+    assert entry["validation_accuracy"] == pytest.approx(0.25)
+    assert not said
 
 
 def test_a_target_just_above_the_cheapest_expert_is_missed_aloud():
