@@ -90,6 +90,7 @@ class Predictor:
                 )
         except ValueError as error:
             raise InputError(f"{folder}/{manifest.NAME}: {error}; {manifest.REMEDY}") from error
+        self._routed.warm_up()  # The first run of a file is slower.
         self.expert_names = chosen.experts
         self.image_shape = self._routed.image_shape[1:]
 
@@ -116,17 +117,19 @@ class Predictor:
                 f"`images` must be raw pixels of shape [n, {', '.join(map(str, self.image_shape))}]"
                 f". Received: shape {images.shape}, dtype {images.dtype}"
             )
-        batch = batch.astype(np.float32)
-        if not np.isfinite(batch).all():
-            raise InputError("`images` must be finite numbers. Received: NaN or infinity")
-        return [self._predict_one(image) for image in batch]
+        if self._routed.image_dtype == np.uint8 and batch.dtype != np.uint8:
+            with np.errstate(invalid="ignore"):
+                batch = np.clip(np.rint(_finite(batch)), 0, 255).astype(np.uint8)
+        elif self._routed.image_dtype == np.float32:
+            batch = _finite(batch.astype(np.float32))
+        return [self._predict_one(batch[index : index + 1]) for index in range(len(batch))]
 
     def _predict_one(self, image: np.ndarray) -> Prediction:
         start = time.perf_counter()
-        answer = self._routed.run(image[None])
+        answer = self._routed.run(image)
         latency_ms = (time.perf_counter() - start) * 1e3
-        index = int(np.argmax(answer.probabilities))
-        ran = tuple(self.expert_names[expert] for expert in answer.ran)
+        index = int(answer.probabilities.argmax())
+        ran = tuple([self.expert_names[expert] for expert in answer.ran])
         return Prediction(
             label=self.labels[index],
             class_index=index,
@@ -135,6 +138,13 @@ class Predictor:
             experts=ran,
             latency_ms=latency_ms,
         )
+
+
+def _finite(images: np.ndarray) -> np.ndarray:
+    """The images, if they hold numbers alone."""
+    if images.dtype.kind == "f" and not np.isfinite(images).all():
+        raise InputError("`images` must be finite numbers. Received: NaN or infinity")
+    return images
 
 
 def _labels(content: manifest.Manifest, folder: str | pathlib.Path) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ import numpy as np
 from export.runtime import TfliteModel
 from instanas_tf.errors import ModelError
 
+_UINT8_STEP = np.float32(1 / 256)  # TFLite's fixed scale of a softmax.
 _KEYS = {"kind", "first", "following", "thresholds", "weights", "features"}
 
 
@@ -183,6 +184,7 @@ class Routed:
 
     Attributes:
         image_shape: of an image, with the batch of 1.
+        image_dtype: of an image: float32 or uint8.
         classes: N.
 
     Raises:
@@ -194,8 +196,9 @@ class Routed:
         rules.require_parts(front is not None, len(experts))
         self.rules = rules
         self._front, self._experts = front, experts
-        outputs = [expert.output("f", 2) for expert in experts]
+        outputs = [expert.find("u", 2) or expert.output("f", 2) for expert in experts]
         self._outputs = [output.index for output in outputs]
+        self._is_uint8 = outputs[0].kind == "u"
         self.classes = outputs[0].shape[1]
         if any(output.shape != (1, self.classes) for output in outputs):
             raise ValueError(
@@ -208,6 +211,7 @@ class Routed:
             raise ValueError("`features` must be false where the front has no float [1, h, w, c]")
         self._features = None if features is None else features.index
         self.image_shape = (front or experts[0]).input_shape
+        self.image_dtype = (front or experts[0]).input_dtype
         wanted = self.image_shape if features is None else features.shape
         for index, expert in enumerate(experts):
             if expert.input_shape != wanted:
@@ -218,7 +222,7 @@ class Routed:
         self._limits = rules.limits
 
     def run(self, image: np.ndarray) -> Answer:
-        """Mean probabilities and the experts that ran, for one float32 image [1, H, W, 3].
+        """Mean probabilities and the experts that ran, for one image [1, H, W, 3].
 
         Raises:
             ModelError: the front names an expert that does not exist.
@@ -233,7 +237,7 @@ class Routed:
         """As `run`, without arithmetic that the class does not need.
 
         Args:
-            image: float32 [1, H, W, 3].
+            image: [1, H, W, 3] of `image_dtype`.
 
         Returns:
             Float32 [N], largest at the class: the weighted sum of the experts' probabilities,
@@ -250,7 +254,7 @@ class Routed:
                 expert = self._named()
             if self._features is not None:
                 inputs = self._front.read(self._features)
-        votes = self._experts[expert].run_one(inputs, self._outputs[expert])[0]
+        votes = self._probabilities(expert, inputs)
         ran = (expert,)
         if not self._limits[expert]:
             return votes, ran
@@ -260,10 +264,20 @@ class Routed:
         while self._limits[expert] and _margin(votes) < self._limits[expert] * total:
             expert = self.rules.following[expert]
             weight = weights[expert]
-            votes += self._experts[expert].run_one(inputs, self._outputs[expert])[0] * weight
+            votes += self._probabilities(expert, inputs) * weight
             total += weight
             ran += (expert,)
         return votes, ran
+
+    def warm_up(self) -> None:
+        """Runs every file once."""
+        for model in filter(None, (self._front, *self._experts)):
+            model.invoke(np.zeros(model.input_shape, model.input_dtype))
+
+    def _probabilities(self, expert: int, inputs: np.ndarray) -> np.ndarray:
+        """Float32 [N] of an expert; a file of integers gives them times 256."""
+        found = self._experts[expert].run_one(inputs, self._outputs[expert])[0]
+        return found * _UINT8_STEP if self._is_uint8 else found
 
     def _named(self) -> int:
         """The expert that the front named when it last ran."""

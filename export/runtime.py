@@ -44,7 +44,7 @@ class Output(NamedTuple):
 
     Attributes:
         index: for `TfliteModel.read`.
-        kind: of NumPy: `i` an integer, `f` a float.
+        kind: of NumPy: `i` an integer, `u` a uint8, `f` a float.
         shape: with the batch of 1.
     """
 
@@ -63,6 +63,7 @@ class TfliteModel:
 
     Attributes:
         input_shape: with the batch of 1.
+        input_dtype: float32, or uint8 in a file of integers.
         outputs: what `invoke` computes.
 
     Raises:
@@ -80,6 +81,7 @@ class TfliteModel:
             ) from error
         details = interpreter.get_input_details()[0]
         self.input_shape = tuple(int(size) for size in details["shape"])
+        self.input_dtype = np.dtype(details["dtype"])
         self.outputs = tuple(
             Output(int(item["index"]), np.dtype(item["dtype"]).kind, tuple(map(int, item["shape"])))
             for item in interpreter.get_output_details()
@@ -107,7 +109,7 @@ class TfliteModel:
         return found
 
     def invoke(self, image: np.ndarray) -> None:
-        """Runs the model on one float32 array of `input_shape`; then `read` what is wanted."""
+        """Runs the model on an array of its shape and dtype; then `read` what is wanted."""
         self._interpreter.set_tensor(self._input, image)
         self._interpreter.invoke()
 

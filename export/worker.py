@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -214,8 +214,8 @@ def _outputs_task(job: dict[str, Any], images: np.ndarray) -> dict[str, np.ndarr
     found = {}
     for name, path in job["models"].items():
         model = TfliteModel(pathlib.Path(path), runtime=job["runtime"])
-        index = model.output("f").index
-        rows = [model.run_one(image[None].astype(np.float32), index) for image in images]
+        index = (model.find("u", 2) or model.output("f")).index
+        rows = [model.run_one(image, index) for image in _rows(images, model.input_dtype)]
         found[name] = np.concatenate(rows)
     return found
 
@@ -226,8 +226,8 @@ def _every_output_task(job: dict[str, Any], images: np.ndarray) -> dict[str, np.
         model = TfliteModel(pathlib.Path(path), runtime=job["runtime"])
         firsts = {(item.kind, len(item.shape)): item.index for item in reversed(model.outputs)}
         rows: dict[int, list[np.ndarray]] = {index: [] for index in firsts.values()}
-        for image in images:
-            model.invoke(image[None].astype(np.float32))
+        for image in _rows(images, model.input_dtype):
+            model.invoke(image)
             for index, values in rows.items():
                 values.append(model.read(index))
         for index, values in rows.items():
@@ -242,8 +242,8 @@ def _answers_task(job: dict[str, Any], images: np.ndarray) -> dict[str, np.ndarr
         routed = _routed(system, load)
         classes = np.zeros(len(images), int)
         ran = np.zeros((len(images), len(system["models"])), bool)
-        for position, image in enumerate(images):
-            votes, experts = routed.vote(image[None].astype(np.float32))
+        for position, image in enumerate(_rows(images, routed.image_dtype)):
+            votes, experts = routed.vote(image)
             classes[position] = votes.argmax()
             ran[position, list(experts)] = True
         found |= {f"classes_{number}": classes, f"ran_{number}": ran}
@@ -252,28 +252,39 @@ def _answers_task(job: dict[str, Any], images: np.ndarray) -> dict[str, np.ndarr
 
 def _timings_task(job: dict[str, Any], images: np.ndarray) -> dict[str, np.ndarray]:
     load = _loader(job)
-    runs = [
-        _routed(system, load).vote if system["rules"] else _single(load(system["models"][0]))
-        for system in job["systems"]
-    ]
+    runs, dtypes = [], []
     for system in job["systems"]:  # Rules may leave out some models on the first images.
         for path in filter(None, (system["controller"], *system["models"])):
             model = load(path)
             for _ in range(WARM_UP_RUNS):
-                model.invoke(np.zeros(model.input_shape, np.float32))
+                model.invoke(np.zeros(model.input_shape, model.input_dtype))
+        if system["rules"]:
+            routed = _routed(system, load)
+            runs.append(routed.vote)
+            dtypes.append(routed.image_dtype)
+        else:
+            model = load(system["models"][0])
+            runs.append(_single(model))
+            dtypes.append(model.input_dtype)
     generator = np.random.default_rng(job["seed"])
     measured = np.zeros((len(runs), job["rounds"], len(images)))
     for image in images[:WARM_UP_RUNS]:
-        for run in runs:
-            run(image[None].astype(np.float32))
+        for run, dtype in zip(runs, dtypes, strict=True):
+            run(image[None].astype(dtype))
     for round_index in range(job["rounds"]):
         for position, image in enumerate(images):
-            batch = image[None].astype(np.float32)
+            batches = {dtype: image[None].astype(dtype) for dtype in set(dtypes)}
             for system in generator.permutation(len(runs)):
+                batch = batches[dtypes[system]]
                 start = time.perf_counter()
                 runs[system](batch)
                 measured[system, round_index, position] = time.perf_counter() - start
     return {system["name"]: measured[index] * 1e3 for index, system in enumerate(job["systems"])}
+
+
+def _rows(images: np.ndarray, dtype: np.dtype) -> Iterator[np.ndarray]:
+    """Images one by one, each as a batch of 1."""
+    return (image[None].astype(dtype) for image in images)
 
 
 def _loader(job: dict[str, Any]) -> Callable[[str], TfliteModel]:
@@ -293,7 +304,7 @@ def _routed(system: dict[str, Any], load: Callable[[str], TfliteModel]) -> Route
 
 
 def _single(model: TfliteModel) -> Callable[[np.ndarray], np.ndarray]:
-    index = model.output("f").index
+    index = (model.find("u", 2) or model.output("f")).index
     return lambda image: model.run_one(image, index)
 
 

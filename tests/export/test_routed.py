@@ -27,6 +27,7 @@ class Constant(TfliteModel):
 
     def __init__(self, *values, input_shape=(1, 2, 2, 3)):
         self.input_shape = input_shape
+        self.input_dtype = np.dtype(np.float32)
         self.values = values
         self.inputs = []
         self.outputs = tuple(
