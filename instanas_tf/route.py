@@ -132,7 +132,7 @@ def meet(
                 tried.append(_entry(letter, target, budget, chosen[-1], found))
             elif letter not in best:
                 raise OutOfReachError(_out_of_reach(budget, config, stopwatch.measured))
-        overheads = {}
+        expected, overheads = overheads, {}
         for entry, overhead in zip(tried, stopwatch.overheads(tried, chosen), strict=True):
             letter, parts_ms = entry["name"], entry["validation_latency_ms"]
             entry["overhead"] = overhead
@@ -140,7 +140,8 @@ def meet(
             known = best.get(letter)
             best[letter] = _better(known, entry) if known else entry
             off = entry["validation_latency_ms"] / entry["budget_ms"] - 1
-            if abs(off) > TOLERANCE and parts_ms != before.get(letter):
+            is_new = overhead != expected[letter] and parts_ms != before.get(letter)
+            if abs(off) > TOLERANCE and is_new:
                 overheads[letter] = overhead
             before[letter] = parts_ms
         if not overheads:
