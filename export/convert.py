@@ -12,52 +12,63 @@ from absl import logging
 from tensorflow.lite.python.convert_phase import ConverterError
 from tqdm import tqdm
 
-from export import worker
+from export import flatbuffer, worker
 from instanas_tf import files
 from instanas_tf.errors import ModelError
 
-# The shape of the only input, or (shape, dtype) of each by name.
-Inputs = Sequence[int] | Mapping[str, tuple[Sequence[int], str]]
+# The shape of the only input, of floats, or what each of them is by name.
+Inputs = Sequence[int] | Mapping[str, tf.TensorSpec]
 FLOAT_TOLERANCE = 1e-4  # Of outputs, relative to their largest absolute value (at least 1).
 
 
-def to_tflite(model: keras.Model, inputs: Inputs) -> bytes:
+def to_tflite(
+    model: keras.Model,
+    inputs: Inputs,
+    output: str = "probabilities",
+) -> bytes:
     """Converts a model for inputs of fixed shapes, built-in ops only.
+
+    The file has one signature, `flatbuffer.SIGNATURE`, which keeps the names of inputs and
+    outputs.
 
     Args:
         model: its call takes `training`; one output, or a dict of outputs that differ in kind
-            (integer or float) or in the number of axes, by which alone the file tells them.
-        inputs: shape with the batch of the one float32 input, such as (1, 32, 32, 3), or all
-            inputs by name, which the model then gets as a dict, if there are several.
+            (integer or float) or in the number of axes, by which alone the file's tensors tell
+            them.
+        inputs: shape with the batch of a float32 input, such as (1, 32, 32, 3), whose name is
+            that of the model's own if that is `features`, else `images`; or name -> shape and
+            type, for a model that takes a dict if there are several.
+        output: name of a single output.
 
     Raises:
         ModelError: the converter cannot express the model.
     """
-    specs = input_specs(inputs)
-    names = [spec.name for spec in specs]
+    if not isinstance(inputs, Mapping):
+        inputs = {_input_name(model): tf.TensorSpec(tuple(inputs), tf.float32)}
+    specs = {name: tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in inputs.items()}
 
-    @tf.function(input_signature=specs)
-    def serve(*tensors):
-        given = tensors[0] if len(tensors) == 1 else dict(zip(names, tensors, strict=True))
-        return model(given, training=False)
+    @tf.function(input_signature=[specs])
+    def serve(values):
+        given = values if len(values) > 1 else next(iter(values.values()))
+        outputs = model(given, training=False)
+        return outputs if isinstance(outputs, dict) else {output: outputs}
 
-    converter = _converter(serve.get_concrete_function())
+    function = serve.get_concrete_function()
+    converter = _converter(function)
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     try:
-        return converter.convert()
+        content = converter.convert()
     except (ConverterError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"{model.name} cannot be converted ({reason})") from error
+    # The converter writes a signature for a SavedModel alone, and orders outputs by their names.
+    return flatbuffer.sign(content, sorted(specs), sorted(function.structured_outputs))
 
 
-def input_specs(inputs: Inputs) -> list[tf.TensorSpec]:
-    """The inputs of a file with their names; a single shape is that of `images`."""
-    if isinstance(inputs, Mapping):
-        return [
-            tf.TensorSpec(tuple(shape), tf.dtypes.as_dtype(dtype), name=name)
-            for name, (shape, dtype) in inputs.items()
-        ]
-    return [tf.TensorSpec(tuple(inputs), tf.float32, name="images")]
+def _input_name(model: keras.Model) -> str:
+    """`features` for a model that goes on from a front, else `images`."""
+    names = [tensor.name for tensor in getattr(model, "inputs", None) or ()]
+    return "features" if names == ["features"] else "images"
 
 
 def _converter(function) -> tf.lite.TFLiteConverter:

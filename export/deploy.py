@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from export.convert import Inputs
 from export.graphs import Classifier, Decide, DeployedFront
@@ -52,11 +53,11 @@ class Deployed:
         """Front and experts by the names of their files."""
         return ({CONTROLLER: self.front} if self.front is not None else {}) | self.experts
 
-    def inputs(self, name: str, image_size: int) -> dict[str, tuple[tuple[int, ...], str]]:
-        """What one of `models` takes: shape with the batch of 1, and dtype, by name."""
+    def inputs(self, name: str, image_size: int) -> dict[str, tf.TensorSpec]:
+        """What one of `models` takes, by name, with the batch of 1."""
         if self.feature_shape is None or name == CONTROLLER:
-            return {"images": ((1, image_size, image_size, 3), "float32")}
-        return {"features": ((1, *self.feature_shape), "float32")}
+            return {"images": tf.TensorSpec((1, image_size, image_size, 3), tf.float32)}
+        return {"features": tf.TensorSpec((1, *self.feature_shape), tf.float32)}
 
 
 def deploy(variant: Variant, made: dict[tuple[int, int | None], keras.Model] | None = None):

@@ -127,7 +127,7 @@ class Decide(keras.Model):
         return {"next": following, "total": total, "mean": total / whole[:, None]}
 
     @property
-    def inputs_by_name(self) -> dict[str, tuple[tuple[int, ...], str]]:
-        """Shape and dtype of each input."""
-        votes = ((1, self.classes), "float32")
-        return {"probabilities": votes, "votes": votes, "expert": ((1,), "int32")}
+    def inputs_by_name(self) -> dict[str, tf.TensorSpec]:
+        """What it takes."""
+        votes = tf.TensorSpec((1, self.classes), tf.float32)
+        return {"probabilities": votes, "votes": votes, "expert": tf.TensorSpec((1,), tf.int32)}
