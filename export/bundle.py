@@ -31,7 +31,7 @@ def merge(paths: dict[str, pathlib.Path], out: pathlib.Path) -> None:
     """
     if not paths:
         raise ValueError("`paths` must name a file. Received: none")
-    merged = schema.ModelT(version=3, description=b"instanas_tf")
+    merged = flatbuffer.make(schema.ModelT, version=3, description=b"instanas_tf")
     merged.operatorCodes, merged.subgraphs, merged.signatureDefs = [], [], []
     merged.buffers = [schema.BufferT()]
     versions = []
@@ -41,6 +41,8 @@ def merge(paths: dict[str, pathlib.Path], out: pathlib.Path) -> None:
         versions += _min_version(model)
         _append(merged, model, name)
     sharing.share(merged)
+    for graph in merged.subgraphs:
+        _strip_names(graph)
     if versions:
         newest = max(versions, key=_as_numbers)
         _set_min_version(merged, newest)
@@ -84,6 +86,14 @@ def _code(merged: schema.ModelT, code: schema.OperatorCodeT) -> int:
     return len(merged.operatorCodes) - 1
 
 
+def _strip_names(graph: schema.SubGraphT) -> None:
+    """Takes the names of inner tensors away, which no runtime reads."""
+    outer = {*map(int, graph.inputs), *map(int, graph.outputs)}
+    for index, tensor in enumerate(graph.tensors):
+        if index not in outer:
+            tensor.name = None
+
+
 def _deduplicate_buffers(model: schema.ModelT) -> None:
     """Keeps one buffer of each content, and those alone that are in use; number 0 is empty."""
     kept = [schema.BufferT()]
@@ -114,4 +124,4 @@ def _as_numbers(version: bytes) -> tuple[int, ...]:
 
 def _set_min_version(model: schema.ModelT, version: bytes) -> None:
     index = flatbuffer.add_buffer(model, np.frombuffer(version.ljust(16, b"\0"), np.uint8))
-    model.metadata = [schema.MetadataT(name=_MIN_VERSION, buffer=index)]
+    model.metadata = [flatbuffer.make(schema.MetadataT, name=_MIN_VERSION, buffer=index)]

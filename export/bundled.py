@@ -50,8 +50,7 @@ class SignatureModel(TfliteModel):
             interpreter.allocate_tensors()
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelError(
-                f"{name} in {path} cannot be loaded ({str(error).splitlines()[0]}); "
-                "export it again"
+                f"{name} in {path} cannot be loaded ({str(error).splitlines()[0]}); export it again"
             ) from error
         # Called once: it would look at shapes and allocation again on each call.
         runner = interpreter.get_signature_runner(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pathlib
 from collections.abc import Sequence
 
@@ -38,6 +39,45 @@ class _PlacedBuffer(schema.BufferT):
         return schema.BufferEnd(builder)
 
 
+class _SharedQuantization(schema.QuantizationParametersT):
+    """Quantization whose numbers are in the file once: zero points are mostly 0, 8 bytes each."""
+
+    def __init__(self, found: schema.QuantizationParametersT, known: dict[bytes, int]):
+        super().__init__()
+        vars(self).update(vars(found))
+        self._known = known
+
+    def Pack(self, builder):  # noqa: N802, the name is the library's.
+        scale = self._vector(builder, self.scale, np.float32)
+        zero_point = self._vector(builder, self.zeroPoint, np.int64)
+        schema.QuantizationParametersStart(builder)
+        if scale is not None:
+            schema.QuantizationParametersAddScale(builder, scale)
+        if zero_point is not None:
+            schema.QuantizationParametersAddZeroPoint(builder, zero_point)
+        schema.QuantizationParametersAddQuantizedDimension(builder, self.quantizedDimension)
+        return schema.QuantizationParametersEnd(builder)
+
+    def _vector(self, builder, values, dtype) -> int | None:
+        if values is None or not len(values):
+            return None
+        values = np.asarray(values, dtype)
+        key = values.dtype.char.encode() + values.tobytes()
+        if key not in self._known:
+            self._known[key] = builder.CreateNumpyVector(values)
+        return self._known[key]
+
+
+def make(kind: type, **fields):
+    """An object of the schema with some fields set; old versions do not take them themselves."""
+    made = kind()
+    for name, value in fields.items():
+        if not hasattr(made, name):
+            raise ValueError(f"`fields` must be those of {kind.__name__}. Received: {name}")
+        setattr(made, name, value)
+    return made
+
+
 def read(path: pathlib.Path) -> schema.ModelT:
     """The model in a file.
 
@@ -55,11 +95,11 @@ def read(path: pathlib.Path) -> schema.ModelT:
 
 def parse(content: bytes) -> schema.ModelT:
     """The model in the bytes of a file."""
-    return flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    return flatbuffer_utils.convert_bytearray_to_object(bytearray(content))
 
 
 def to_bytes(model: schema.ModelT) -> bytes:
-    """The bytes of a file; the same for the same model.
+    """The bytes of a file; the same for the same model. Ranges that are for people only go.
 
     All weights stand behind all else, so that a part of them can be left out or stay on disk:
     `export.bundled` counts on it.
@@ -67,11 +107,21 @@ def to_bytes(model: schema.ModelT) -> bytes:
     total = sum(0 if buffer.data is None else len(buffer.data) for buffer in model.buffers)
     builder = flatbuffers.Builder(total + 2**20)  # Which is written from its end to its start.
     places = [_place(builder, buffer.data) for buffer in reversed(model.buffers)]
-    buffers = model.buffers
-    model.buffers = [_PlacedBuffer(place) for place in reversed(places)]
-    builder.Finish(model.Pack(builder), file_identifier=_IDENTIFIER)
-    model.buffers = buffers
+    known: dict[bytes, int] = {}
+    packed = copy.copy(model)
+    packed.buffers = [_PlacedBuffer(place) for place in reversed(places)]
+    packed.subgraphs = [_with_shared_quantization(graph, known) for graph in model.subgraphs]
+    builder.Finish(packed.Pack(builder), file_identifier=_IDENTIFIER)
     return bytes(builder.Output())
+
+
+def _with_shared_quantization(graph: schema.SubGraphT, known: dict) -> schema.SubGraphT:
+    graph = copy.copy(graph)
+    graph.tensors = [copy.copy(tensor) for tensor in graph.tensors]
+    for tensor in graph.tensors:
+        if tensor.quantization is not None and tensor.quantization.details is None:
+            tensor.quantization = _SharedQuantization(tensor.quantization, known)
+    return graph
 
 
 def _place(builder: flatbuffers.Builder, data: np.ndarray | None) -> int | None:
@@ -103,12 +153,16 @@ def sign(content: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> bytes
             f"`inputs` and `outputs` must be those of the graph, {sorted(found)} and "
             f"{len(graph.outputs)}. Received: {list(inputs)} and {list(outputs)}"
         )
-    signature = schema.SignatureDefT(signatureKey=SIGNATURE, subgraphIndex=0)
-    signature.inputs = [schema.TensorMapT(name, int(found[name])) for name in inputs]
+    signature = make(schema.SignatureDefT, signatureKey=SIGNATURE, subgraphIndex=0)
+    signature.inputs = [_named(name, found[name]) for name in inputs]
     pairs = zip(outputs, graph.outputs, strict=True)
-    signature.outputs = [schema.TensorMapT(name, int(index)) for name, index in pairs]
+    signature.outputs = [_named(name, index) for name, index in pairs]
     model.signatureDefs = [signature]
     return to_bytes(model)
+
+
+def _named(name: str, index: int) -> schema.TensorMapT:
+    return make(schema.TensorMapT, name=name, tensorIndex=int(index))
 
 
 def builtin(code: schema.OperatorCodeT) -> int:
@@ -127,19 +181,17 @@ def constant(model: schema.ModelT, tensor: schema.TensorT) -> np.ndarray | None:
 def add_buffer(model: schema.ModelT, values: np.ndarray) -> int:
     """Index of a new buffer with the bytes of an array."""
     data = np.frombuffer(np.ascontiguousarray(values).tobytes(), np.uint8)
-    model.buffers.append(schema.BufferT(data=data))
+    model.buffers.append(make(schema.BufferT, data=data))
     return len(model.buffers) - 1
 
 
-def add_constant(
-    model: schema.ModelT, graph: schema.SubGraphT, name: str, values: np.ndarray
-) -> int:
+def add_constant(model: schema.ModelT, graph: schema.SubGraphT, values: np.ndarray) -> int:
     """Index of a new constant tensor in a graph."""
-    tensor = schema.TensorT(
+    tensor = make(
+        schema.TensorT,
         shape=np.array(values.shape, np.int32),
         type=TYPES[values.dtype],
         buffer=add_buffer(model, values),
-        name=name.encode(),
     )
     graph.tensors.append(tensor)
     return len(graph.tensors) - 1

@@ -174,36 +174,31 @@ def _into_new_op(
     """Puts factors, bias and activation into a new 1x1 depthwise convolution."""
     model, operators = graph.model, graph.graph.operators
     output = int(conv.outputs[0])
-    shape, name = graph.graph.tensors[output].shape, graph.graph.tensors[output].name.decode()
-    float32 = schema.TensorType.FLOAT32
-    raw = schema.TensorT(shape=shape, type=float32, buffer=0, name=f"{name}/raw".encode())
+    shape = graph.graph.tensors[output].shape
+    raw = flatbuffer.make(schema.TensorT, shape=shape, type=schema.TensorType.FLOAT32, buffer=0)
     graph.graph.tensors.append(raw)
     raw_index = len(graph.graph.tensors) - 1
-    scale = factors.astype(np.float32).reshape(1, 1, 1, -1)
-    nothing = np.zeros(len(factors), np.float32)
-    new = [
-        flatbuffer.add_constant(model, graph.graph, f"{name}/{part}", values)
-        for part, values in (
-            ("scale", scale),
-            ("bias", bias.values.astype(np.float32)),
-            ("no_bias", nothing),
-        )
-    ]
-    options = schema.DepthwiseConv2DOptionsT(
+    scale, shift, nothing = (
+        flatbuffer.add_constant(model, graph.graph, values.astype(np.float32))
+        for values in (factors.reshape(1, 1, 1, -1), bias.values, np.zeros(len(factors)))
+    )
+    options = flatbuffer.make(
+        schema.DepthwiseConv2DOptionsT,
         padding=schema.Padding.VALID,
         strideW=1,
         strideH=1,
         depthMultiplier=1,
         fusedActivationFunction=conv.builtinOptions.fusedActivationFunction,
     )
-    added = schema.OperatorT(
+    added = flatbuffer.make(
+        schema.OperatorT,
         opcodeIndex=_depthwise_code(model),
-        inputs=np.array([raw_index, new[0], new[1]], np.int32),
+        inputs=np.array([raw_index, scale, shift], np.int32),
         outputs=np.array([output], np.int32),
         builtinOptionsType=schema.BuiltinOptions.DepthwiseConv2DOptions,
         builtinOptions=options,
     )
-    conv.inputs = np.array([conv.inputs[0], conv.inputs[1], new[2]], np.int32)
+    conv.inputs = np.array([conv.inputs[0], conv.inputs[1], nothing], np.int32)
     conv.outputs = np.array([raw_index], np.int32)
     conv.builtinOptions.fusedActivationFunction = _NO_ACTIVATION
     operators.insert(next(i for i, op in enumerate(operators) if op is conv) + 1, added)
@@ -215,7 +210,9 @@ def _depthwise_code(model: schema.ModelT) -> int:
         if flatbuffer.builtin(code) == _OPS.DEPTHWISE_CONV_2D:
             return index
     number = _OPS.DEPTHWISE_CONV_2D
-    code = schema.OperatorCodeT(deprecatedBuiltinCode=number, builtinCode=number, version=1)
+    code = flatbuffer.make(
+        schema.OperatorCodeT, deprecatedBuiltinCode=number, builtinCode=number, version=1
+    )
     model.operatorCodes.append(code)
     return len(model.operatorCodes) - 1
 

@@ -43,6 +43,7 @@ RUNTIMES = {"tflite_runtime", "ai_edge_litert"}
 WITHOUT_TENSORFLOW = (
     "export.bench",
     "export.budget",
+    "export.bundled",
     "export.manifest",
     "export.photos",
     "export.predictor",
@@ -89,6 +90,7 @@ BENCH_EXTRAS = {"android_bench.runner": {"numpy", *RUNTIMES}}
 # What an app needs, and what the command around it does.
 PREDICTOR_EXTRAS = {
     "export.budget": set(),
+    "export.bundled": {"numpy", *RUNTIMES},
     "export.photos": {"numpy", "PIL"},
     "export.predictor": {"numpy", *RUNTIMES},
     "export.predictor_cli": {"absl", "tqdm"},
