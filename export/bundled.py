@@ -7,15 +7,12 @@ is loaded: all but the weights, which `export.bundle` puts last, and the weights
 
 from __future__ import annotations
 
-import importlib
 import mmap
 import pathlib
 import struct
+from typing import Any
 
-import numpy as np
-
-from export.runtime import Output, TfliteModel, find_runtime
-from instanas_tf.errors import ModelError
+from export.runtime import TfliteModel
 
 # Numbers of fields in TFLite's schema.
 _MODEL_GRAPHS, _MODEL_BUFFERS, _MODEL_SIGNATURES = 2, 4, 7
@@ -33,37 +30,17 @@ class SignatureModel(TfliteModel):
         threads: of the runtime.
         runtime: see `export.runtime.find_runtime`.
 
-    Attributes:
-        input_shape: of the first input, with the batch of 1.
-        outputs: what `invoke` computes.
-        names: of the outputs, in the same order.
-
     Raises:
         ModelError: the file cannot be loaded, or has no such signature.
     """
 
     def __init__(self, path: pathlib.Path, name: str, threads: int = 1, runtime: str = "auto"):
-        module = importlib.import_module(find_runtime(runtime))
-        try:
-            content = cut_out(path, name)
-            interpreter = module.Interpreter(model_content=content, num_threads=threads)
-            interpreter.allocate_tensors()
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ModelError(
-                f"{name} in {path} cannot be loaded ({str(error).splitlines()[0]}); export it again"
-            ) from error
-        # Called once: it would look at shapes and allocation again on each call.
-        runner = interpreter.get_signature_runner(name)
-        details = next(iter(runner.get_input_details().values()))
-        found = runner.get_output_details()
-        self.input_shape = tuple(int(size) for size in details["shape"])
-        self.names = tuple(found)
-        self.outputs = tuple(
-            Output(int(item["index"]), np.dtype(item["dtype"]).kind, tuple(map(int, item["shape"])))
-            for item in found.values()
-        )
-        self._input = details["index"]
-        self._interpreter = interpreter
+        self._name = name
+        super().__init__(path, threads, runtime)
+
+    def _source(self, path: pathlib.Path) -> dict[str, Any]:
+        """The part of the bundle that the signature needs."""
+        return {"model_content": cut_out(path, self._name)}
 
 
 def signatures(path: pathlib.Path) -> tuple[str, ...]:

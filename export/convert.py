@@ -12,18 +12,20 @@ from absl import logging
 from tensorflow.lite.python.convert_phase import ConverterError
 from tqdm import tqdm
 
-from export import flatbuffer, worker
-from instanas_tf import files
+from export import flatbuffer, tolerances, worker
+from export.quantize import Quantization
+from export.tolerances import TOLERANCES, Tolerance, differs
+from instanas_tf import files, startup
 from instanas_tf.errors import ModelError
 
 # The shape of the only input, of floats, or what each of them is by name.
 Inputs = Sequence[int] | Mapping[str, tf.TensorSpec]
-FLOAT_TOLERANCE = 1e-4  # Of outputs, relative to their largest absolute value (at least 1).
 
 
 def to_tflite(
     model: keras.Model,
     inputs: Inputs,
+    quantization: Quantization | None = None,
     output: str = "probabilities",
 ) -> bytes:
     """Converts a model for inputs of fixed shapes, built-in ops only.
@@ -32,12 +34,11 @@ def to_tflite(
     outputs.
 
     Args:
-        model: its call takes `training`; one output, or a dict of outputs that differ in kind
-            (integer or float) or in the number of axes, by which alone the file's tensors tell
-            them.
+        model: its call takes `training`; one output, or a dict of outputs.
         inputs: shape with the batch of a float32 input, such as (1, 32, 32, 3), whose name is
             that of the model's own if that is `features`, else `images`; or name -> shape and
             type, for a model that takes a dict if there are several.
+        quantization: how it is quantised, with this model's inputs; None: not at all.
         output: name of a single output.
 
     Raises:
@@ -55,14 +56,16 @@ def to_tflite(
 
     function = serve.get_concrete_function()
     converter = _converter(function)
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+    gives = sorted(function.structured_outputs)
+    (quantization or Quantization()).configure(converter, next(iter(specs)), gives)
     try:
-        content = converter.convert()
+        with startup.quiet_stderr():
+            content = converter.convert()
     except (ConverterError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(f"{model.name} cannot be converted ({reason})") from error
     # The converter writes a signature for a SavedModel alone, and orders outputs by their names.
-    return flatbuffer.sign(content, sorted(specs), sorted(function.structured_outputs))
+    return flatbuffer.sign(content, sorted(specs), gives)
 
 
 def _input_name(model: keras.Model) -> str:
@@ -85,90 +88,101 @@ def _converter(function) -> tf.lite.TFLiteConverter:
         logging.set_verbosity(verbosity)
 
 
-def outputs_of(model: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Outputs [n, ...] of a model by name, a single one as `output`.
+def outputs_of(
+    model: keras.Model, inputs: np.ndarray | Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Outputs [n, ...] of a model by name, a single one as `probabilities`.
 
     Args:
         model: as for `to_tflite`.
-        images: what it takes: raw pixels [n, H, W, 3], or features [n, h, w, c].
+        inputs: raw pixels [n, H, W, 3], features [n, h, w, c], or all inputs by name.
     """
-    outputs = model(tf.constant(images, tf.float32), training=False)
-    outputs = outputs if isinstance(outputs, dict) else {"output": outputs}
+    if isinstance(inputs, Mapping):
+        given = {name: tf.constant(values) for name, values in inputs.items()}
+    else:
+        given = tf.constant(inputs, tf.float32)
+    outputs = model(given, training=False)
+    outputs = outputs if isinstance(outputs, dict) else {"probabilities": outputs}
     return {name: np.asarray(values) for name, values in outputs.items()}
 
 
 def check(
-    models: dict[str, keras.Model],
-    paths: dict[str, pathlib.Path],
-    images: np.ndarray,
+    models: Mapping[str, keras.Model],
+    paths: Mapping[str, pathlib.Path],
+    inputs: np.ndarray | Mapping[str, np.ndarray],
     runtime: str = "auto",
-) -> dict[str, float]:
+    mode: str = "none",
+) -> dict[str, Tolerance]:
     """Runs every file with a TFLite runtime, in a subprocess, and compares with Keras.
 
     Args:
         models: name -> model.
         paths: name -> its file.
-        images: what the models take: raw pixels [n, H, W, 3], or features [n, h, w, c].
+        inputs: what the models take: raw pixels [n, H, W, 3], features [n, h, w, c], or all
+            inputs by name.
         runtime: see `export.runtime.find_runtime`.
+        mode: of quantisation; see `export.tolerances`.
 
     Returns:
-        Name -> largest difference of a float output, relative to the largest absolute value
-        of that output (at least 1).
+        Name -> the largest differences of a float output, and the smallest share of images
+        with the same top class.
 
     Raises:
-        ModelError: a file fails to run, lacks an output, or differs by more than
-            `FLOAT_TOLERANCE`; or it names another expert where that tolerance does not
-            account for it.
+        ModelError: a file fails to run, lacks an output, or differs by more than its mode
+            allows; or, without quantisation, names another expert where that does not account
+            for it.
     """
-    found = worker.every_output(paths, images, runtime)
-    differences = {}
-    for name, model in models.items():
-        expected = outputs_of(model, images)
-        rows = {
-            key: found[name].get((item.dtype.kind, item.ndim)) for key, item in expected.items()
-        }
-        missing = [key for key, values in rows.items() if values is None]
-        if missing or len(found[name]) != len(expected):
-            raise ModelError(
-                f"{name}.tflite must have the outputs {sorted(expected)}, told by kind and number "
-                f"of axes. Received: {sorted(found[name])}; nothing was exported"
-            )
-        floats = [key for key, values in expected.items() if values.dtype.kind == "f"]
-        differences[name] = float(
-            np.max([0.0, *(_difference(expected[k], rows[k]) for k in floats)])
+    found = worker.every_output(paths, inputs, runtime)
+    return {
+        name: _compare(name, outputs_of(model, inputs), found[name], model, mode)
+        for name, model in models.items()
+    }
+
+
+def _compare(
+    name: str,
+    expected: dict[str, np.ndarray],
+    found: dict[str, np.ndarray],
+    model: keras.Model,
+    mode: str,
+) -> Tolerance:
+    if set(found) != set(expected):
+        raise ModelError(
+            f"{name}.tflite must have the outputs {sorted(expected)}. Received: {sorted(found)}; "
+            "nothing was exported"
         )
-        if not differences[name] <= FLOAT_TOLERANCE:
-            raise _differs(name, f"by {differences[name]:.2g} (at most {FLOAT_TOLERANCE:g} is")
-        if "expert" in expected:
-            _check_choice(name, expected["scores"] - model.biases, rows["expert"])
-    return differences
-
-
-def _difference(expected: np.ndarray, found: np.ndarray) -> float:
-    """Largest difference, relative to the largest absolute value (at least 1)."""
-    return float(np.max(np.abs(found - expected))) / max(1.0, float(np.max(np.abs(expected))))
+    worst = [
+        tolerances.compare(mode, values, found[key], name, key)
+        for key, values in expected.items()
+        if values.dtype.kind == "f"
+    ]
+    if "expert" in expected and mode == "none":
+        _check_choice(name, expected["scores"] - model.biases, found["expert"])
+    if "next" in expected and not np.array_equal(expected["next"], found["next"]):
+        raise differs(name, "in the expert that follows (no difference is")
+    return Tolerance(
+        max((item.largest for item in worst), default=0.0),
+        max((item.mean for item in worst), default=0.0),
+        min((item.top_class for item in worst), default=1.0),
+    )
 
 
 def _check_choice(name: str, scores: np.ndarray, chosen: np.ndarray) -> None:
     """Refuses a choice that is worse than the best by more than both scores may be off."""
-    tolerance = 2.0 * FLOAT_TOLERANCE * max(1.0, float(np.max(np.abs(scores))))
+    tolerance = 2.0 * TOLERANCES["none"].largest * max(1.0, float(np.max(np.abs(scores))))
     count = scores.shape[1]
     for row, index in zip(scores, chosen, strict=True):
         if not 0 <= index < count or row[index] < np.max(row) - tolerance:
-            raise _differs(
+            raise differs(
                 name, f"in its choice: expert {index}, not {np.argmax(row)} (only a tie is"
             )
 
 
-def _differs(name: str, how: str) -> ModelError:
-    return ModelError(
-        f"{name}.tflite differs from the Keras model {how} allowed); nothing was exported. Report "
-        "this with the versions of tensorflow and of the TFLite runtime"
-    )
-
-
 def write_models(
-    models: dict[str, keras.Model], folder: pathlib.Path, inputs: Mapping[str, Inputs]
+    models: Mapping[str, keras.Model],
+    folder: pathlib.Path,
+    inputs: Mapping[str, Inputs],
+    quantizations: Mapping[str, Quantization] | None = None,
 ) -> dict[str, pathlib.Path]:
     """Converts models into `folder`, with a progress bar.
 
@@ -176,6 +190,7 @@ def write_models(
         models: name -> model.
         folder: where `NAME.tflite` goes.
         inputs: name -> what it takes; see `to_tflite`.
+        quantizations: name -> how it is quantised, if it is.
 
     Returns:
         Name -> path.
@@ -183,5 +198,6 @@ def write_models(
     paths = {}
     for name, model in tqdm(models.items(), desc="converting", unit="model", disable=None):
         paths[name] = folder / f"{name}.tflite"
-        files.write_bytes(paths[name], to_tflite(model, inputs[name]))
+        quantization = (quantizations or {}).get(name)
+        files.write_bytes(paths[name], to_tflite(model, inputs[name], quantization))
     return paths

@@ -34,6 +34,7 @@ class DeployedFront(keras.Model):
         biases: np.ndarray | None = None,
         **kwargs,
     ):
+        kwargs.setdefault("name", "controller")  # One counted up would get into the file.
         super().__init__(**kwargs)
         if front is None and router is None:
             raise ValueError("`front` or `router` must be a model. Received: None for both")
@@ -80,6 +81,7 @@ class Classifier(keras.Model):
     """
 
     def __init__(self, network: keras.Model, **kwargs):
+        kwargs.setdefault("name", "classifier")
         super().__init__(**kwargs)
         self.network = network
         self.built = True
@@ -105,6 +107,7 @@ class Decide(keras.Model):
     """
 
     def __init__(self, rules: Rules, classes: int, **kwargs):
+        kwargs.setdefault("name", "decide")
         super().__init__(**kwargs)
         if classes < 2:
             raise ValueError(f"`classes` must be at least 2. Received: classes={classes}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import pathlib
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -73,9 +74,9 @@ class TfliteModel:
     def __init__(self, path: pathlib.Path, threads: int = 1, runtime: str = "auto"):
         module = importlib.import_module(find_runtime(runtime))
         try:
-            interpreter = module.Interpreter(str(path), num_threads=threads)
+            interpreter = module.Interpreter(**self._source(path), num_threads=threads)
             interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise ModelError(
                 f"{path} cannot be loaded ({str(error).splitlines()[0]}); export it again"
             ) from error
@@ -88,6 +89,10 @@ class TfliteModel:
         )
         self._input = details["index"]
         self._interpreter = interpreter
+
+    def _source(self, path: pathlib.Path) -> dict[str, Any]:
+        """What the runtime is told to load."""
+        return {"model_path": str(path)}
 
     def find(self, kind: str, rank: int | None = None) -> Output | None:
         """The first output of a kind, and of as many axes as `rank`; None if there is none."""
@@ -122,3 +127,16 @@ class TfliteModel:
         self._interpreter.set_tensor(self._input, image)
         self._interpreter.invoke()
         return self._interpreter.get_tensor(index)
+
+    def run_named(self, inputs: np.ndarray | Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """All outputs by name, through the file's signature; slower than `run_one`.
+
+        Args:
+            inputs: by name, or of the only one; converted to what the file takes.
+        """
+        runner = self._interpreter.get_signature_runner()
+        wanted = runner.get_input_details()
+        if not isinstance(inputs, Mapping):
+            inputs = dict.fromkeys(wanted, inputs)
+        given = {name: inputs[name].astype(item["dtype"]) for name, item in wanted.items()}
+        return {name: np.array(values) for name, values in runner(**given).items()}

@@ -16,16 +16,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from export.bundled import SignatureModel
 from export.routed import Routed, Rules
 from export.runtime import TfliteModel
 from instanas_tf import children
 from instanas_tf.errors import CommandError, InputError, InstanasError, ModelError
 
+_ONLY = "images"  # Name of the array where there is one input, whatever files call it.
 WARM_UP_RUNS = 20  # The first runs of a model are slower.
 
 
@@ -89,26 +91,31 @@ def outputs(
 
 
 def every_output(
-    paths: dict[str, pathlib.Path], images: np.ndarray, runtime: str = "auto"
-) -> dict[str, dict[tuple[str, int], np.ndarray]]:
-    """All outputs of every file for every image.
+    paths: Mapping[str, pathlib.Path],
+    inputs: np.ndarray | Mapping[str, np.ndarray],
+    runtime: str = "auto",
+    bundle: bool = False,
+) -> dict[str, dict[str, np.ndarray]]:
+    """All outputs of every file for every row of the inputs.
 
     Args:
         paths: name -> file.
-        images: as for `outputs`.
+        inputs: what the files take: raw pixels [n, H, W, 3], features [n, h, w, c], or all
+            inputs by name.
         runtime: see `export.runtime.find_runtime`.
+        bundle: the files are bundles, of which the signatures run that are called like `paths`.
 
     Returns:
-        Name -> (kind of NumPy such as `f`, number of axes) -> [n, ...]; of two outputs that
-        share both, the first. A file does not keep the names of its outputs.
+        Name -> name of the output -> [n, ...].
 
     Raises:
         InstanasError: a file fails (exit code 5), or no runtime is installed.
     """
-    found: dict[str, dict[tuple[str, int], np.ndarray]] = {name: {} for name in paths}
-    for key, rows in _run(_files_job("every_output", paths, runtime), images).items():
-        name, _, _ = key.rpartition("/")
-        found[name][rows.dtype.kind, rows.ndim] = rows
+    found: dict[str, dict[str, np.ndarray]] = {name: {} for name in paths}
+    job = _files_job("every_output", paths, runtime) | {"bundle": bundle}
+    for key, rows in _run(job, inputs).items():
+        name, _, output = key.rpartition("/")
+        found[name][output] = rows
     return found
 
 
@@ -181,16 +188,19 @@ def timings(
     return _run(job, images)
 
 
-def _files_job(task: str, paths: dict[str, pathlib.Path], runtime: str) -> dict[str, Any]:
+def _files_job(task: str, paths: Mapping[str, pathlib.Path], runtime: str) -> dict[str, Any]:
     models = {name: str(path) for name, path in paths.items()}
     return {"task": task, "runtime": runtime, "models": models}
 
 
-def _run(job: dict[str, Any], images: np.ndarray) -> dict[str, np.ndarray]:
+def _run(
+    job: dict[str, Any], inputs: np.ndarray | Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     """Runs a job in a subprocess."""
+    arrays = inputs if isinstance(inputs, Mapping) else {_ONLY: inputs}
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
-        np.save(root / "images.npy", images)
+        np.savez(root / "inputs.npz", **arrays)
         (root / "job.json").write_text(json.dumps(job), encoding="utf-8")
         done = children.run_module("export.worker", str(root / "job.json"))
         if done.returncode != 0:
@@ -220,19 +230,24 @@ def _outputs_task(job: dict[str, Any], images: np.ndarray) -> dict[str, np.ndarr
     return found
 
 
-def _every_output_task(job: dict[str, Any], images: np.ndarray) -> dict[str, np.ndarray]:
-    found = {}
+def _every_output_task(
+    job: dict[str, Any], inputs: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    found: dict[str, list[np.ndarray]] = {}
     for name, path in job["models"].items():
-        model = TfliteModel(pathlib.Path(path), runtime=job["runtime"])
-        firsts = {(item.kind, len(item.shape)): item.index for item in reversed(model.outputs)}
-        rows: dict[int, list[np.ndarray]] = {index: [] for index in firsts.values()}
-        for image in _rows(images, model.input_dtype):
-            model.invoke(image)
-            for index, values in rows.items():
-                values.append(model.read(index))
-        for index, values in rows.items():
-            found[f"{name}/{index}"] = np.concatenate(values)
-    return found
+        if job["bundle"]:
+            model = SignatureModel(pathlib.Path(path), name, runtime=job["runtime"])
+        else:
+            model = TfliteModel(pathlib.Path(path), runtime=job["runtime"])
+        for row in range(len(next(iter(inputs.values())))):
+            given = {key: values[row : row + 1] for key, values in inputs.items()}
+            if _ONLY in given:
+                outputs = model.run_named(given[_ONLY])
+            else:
+                outputs = model.run_named(given)
+            for output, values in outputs.items():
+                found.setdefault(f"{name}/{output}", []).append(values)
+    return {key: np.concatenate(rows) for key, rows in found.items()}
 
 
 def _answers_task(job: dict[str, Any], images: np.ndarray) -> dict[str, np.ndarray]:
@@ -310,7 +325,6 @@ def _single(model: TfliteModel) -> Callable[[np.ndarray], np.ndarray]:
 
 TASKS = {
     "outputs": _outputs_task,
-    "every_output": _every_output_task,
     "answers": _answers_task,
     "timings": _timings_task,
 }
@@ -320,9 +334,13 @@ def main(argv: Sequence[str]) -> int:
     """Runs one job; 0, or the exit code of what went wrong."""
     job_path = pathlib.Path(argv[1])
     job = json.loads(job_path.read_text(encoding="utf-8"))
-    images = np.load(job_path.parent / "images.npy", allow_pickle=False)
+    with np.load(job_path.parent / "inputs.npz", allow_pickle=False) as content:
+        inputs = {name: content[name] for name in content.files}
     try:
-        found = TASKS[job["task"]](job, images)
+        if job["task"] == "every_output":
+            found = _every_output_task(job, inputs)
+        else:
+            found = TASKS[job["task"]](job, inputs[_ONLY])
     except InstanasError as error:
         sys.stderr.write(f"export.worker: {error}\n")
         return error.exit_code

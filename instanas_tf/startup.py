@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 
 from instanas_tf.errors import InputError
 
@@ -70,21 +72,29 @@ def import_tensorflow() -> None:
     if "tensorflow" in sys.modules or "TF_CPP_MIN_LOG_LEVEL" in os.environ:
         return
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+    with quiet_stderr():
+        import tensorflow as tf
+
+        tf.config.list_physical_devices("GPU")
+        tf.get_logger().setLevel("ERROR")  # Its hints on retracing are for other code.
+
+
+@contextlib.contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Holds back what is written to standard error, by C++ code too, unless the body fails."""
     sys.stderr.flush()
     kept = os.dup(2)
     done = False
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
         try:
-            import tensorflow as tf
-
-            tf.config.list_physical_devices("GPU")
-            tf.get_logger().setLevel("ERROR")  # Its hints on retracing are for other code.
+            yield
             done = True
         except (KeyboardInterrupt, SystemExit):
-            done = True  # Nobody asks what TensorFlow had to say.
+            done = True  # Nobody asks what was said.
             raise
         finally:
+            sys.stderr.flush()
             os.dup2(kept, 2)
             os.close(kept)
             if not done:
