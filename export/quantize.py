@@ -83,7 +83,7 @@ class Quantization:
         Args:
             converter: of a graph with one input.
             takes: name of the input, `images` or `features`.
-            gives: names of the outputs; all floats of them become `dtype` of the first.
+            gives: names of the outputs; with `probabilities` there is no other.
         """
         builtins = tf.lite.OpsSet.TFLITE_BUILTINS
         converter.target_spec.supported_ops = [builtins]
@@ -98,7 +98,8 @@ class Quantization:
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
             converter.representative_dataset = lambda: self._rows(takes)
             converter.inference_input_type = self.dtype(takes)
-            converter.inference_output_type = self.dtype(next(iter(gives)))
+            if _PROBABILITIES in gives:
+                converter.inference_output_type = self.dtype(_PROBABILITIES)
 
     def _rows(self, takes: str) -> Iterator[list[np.ndarray]]:
         """The representative inputs one by one, always in the same order."""
