@@ -41,8 +41,6 @@ def merge(paths: dict[str, pathlib.Path], out: pathlib.Path) -> None:
         versions += _min_version(model)
         _append(merged, model, name)
     sharing.share(merged)
-    for graph in merged.subgraphs:
-        _strip_names(graph)
     if versions:
         newest = max(versions, key=_as_numbers)
         _set_min_version(merged, newest)
@@ -84,14 +82,6 @@ def _code(merged: schema.ModelT, code: schema.OperatorCodeT) -> int:
             return index
     merged.operatorCodes.append(code)
     return len(merged.operatorCodes) - 1
-
-
-def _strip_names(graph: schema.SubGraphT) -> None:
-    """Takes the names of inner tensors away, which no runtime reads."""
-    outer = {*map(int, graph.inputs), *map(int, graph.outputs)}
-    for index, tensor in enumerate(graph.tensors):
-        if index not in outer:
-            tensor.name = None
 
 
 def _deduplicate_buffers(model: schema.ModelT) -> None:

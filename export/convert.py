@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import warnings
 from collections.abc import Mapping, Sequence
 
 import keras
@@ -59,7 +60,8 @@ def to_tflite(
     gives = sorted(function.structured_outputs)
     (quantization or Quantization()).configure(converter, next(iter(specs)), gives)
     try:
-        with startup.quiet_stderr():
+        with startup.quiet_stderr(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # Statistics come from the images.
             content = converter.convert()
     except (ConverterError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]

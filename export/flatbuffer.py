@@ -158,7 +158,16 @@ def sign(content: bytes, inputs: Sequence[str], outputs: Sequence[str]) -> bytes
     pairs = zip(outputs, graph.outputs, strict=True)
     signature.outputs = [_named(name, index) for name, index in pairs]
     model.signatureDefs = [signature]
+    strip_names(graph)
     return to_bytes(model)
+
+
+def strip_names(graph: schema.SubGraphT) -> None:
+    """Takes the names of inner tensors away, which no runtime reads and Keras counts up."""
+    outer = {*map(int, graph.inputs), *map(int, graph.outputs)}
+    for index, tensor in enumerate(graph.tensors):
+        if index not in outer:
+            tensor.name = None
 
 
 def _named(name: str, index: int) -> schema.TensorMapT:

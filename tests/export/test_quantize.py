@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.lite.python import schema_py_generated as schema
 
-from export import convert, quantize, tolerances, worker
+from export import convert, graphs, quantize, tolerances, worker
 from export.inspect_file import min_runtime, ops_of
 from instanas_tf.errors import InputError
 from instanas_tf.pipeline import pools
@@ -90,7 +90,8 @@ def tensors(path):
 
 def written(tmp_path, model, given, shape=SHAPE, takes="images"):
     path = tmp_path / "m.tflite"
-    path.write_bytes(convert.to_tflite(model, shape, given, takes))
+    inputs = {takes: tf.TensorSpec(shape, tf.float32)}
+    path.write_bytes(convert.to_tflite(model, inputs, given))
     return path
 
 
@@ -98,7 +99,7 @@ def written(tmp_path, model, given, shape=SHAPE, takes="images"):
 def test_a_quantised_file_is_near_its_model(mode, tmp_path):
     model, images = Softened(), pixels(64, seed=1)
     path = written(tmp_path, model, quantization(mode))
-    expected = convert.outputs_of(model, images)["logits"]
+    expected = convert.outputs_of(model, images)["probabilities"]
     found = worker.outputs({"m": path}, images)["m"]
     agreed = tolerances.compare(mode, expected, found, "m")
     # Weights of fewer than 1024 numbers stay float in the mode `dynamic`.
@@ -132,7 +133,7 @@ def test_grey_images_do_not_change_what_a_pixel_is(tmp_path):
 
 def test_features_stay_float_where_images_do_not(tmp_path):
     given = quantization("int8", "uint8")
-    front = convert.DeployedFront(
+    front = graphs.DeployedFront(
         keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3, name="c")]),
         keras.Sequential([keras.Input((6, 6, 2)), keras.layers.Flatten(), keras.layers.Dense(3)]),
         np.array([0.0, 0.5, -0.5]),

@@ -152,7 +152,7 @@ def test_outputs_of_files_that_take_features(networks, written):
     for name, model in models.items():
         np.testing.assert_allclose(found[name], model(features), rtol=1e-4, atol=1e-5)
     assert set(convert.check(models, paths, features)) == set(models)
-    assert list(worker.every_output(paths, features)["feature_0"]) == [("f", 2)]
+    assert list(worker.every_output(paths, features)["feature_0"]) == ["probabilities"]
 
 
 def test_files_that_do_not_fit_the_rules(written):
