@@ -114,6 +114,7 @@ def check(
     inputs: np.ndarray | Mapping[str, np.ndarray],
     runtime: str = "auto",
     mode: str = "none",
+    bundle: bool = False,
 ) -> dict[str, Tolerance]:
     """Runs every file with a TFLite runtime, in a subprocess, and compares with Keras.
 
@@ -124,6 +125,8 @@ def check(
             inputs by name.
         runtime: see `export.runtime.find_runtime`.
         mode: of quantisation; see `export.tolerances`.
+        bundle: the files are bundles, of which the signatures are compared that are called
+            like the models.
 
     Returns:
         Name -> the largest differences of a float output, and the smallest share of images
@@ -134,7 +137,7 @@ def check(
             allows; or, without quantisation, names another expert where that does not account
             for it.
     """
-    found = worker.every_output(paths, inputs, runtime)
+    found = worker.every_output(paths, inputs, runtime, bundle)
     return {
         name: _compare(name, outputs_of(model, inputs), found[name], model, mode)
         for name, model in models.items()

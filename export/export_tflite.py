@@ -23,6 +23,9 @@ from instanas_tf import cli, startup
 from instanas_tf.errors import InputError
 from instanas_tf.pipeline.workdir import existing_workdir, locked
 
+MODES = ["none", "fp16", "dynamic", "int8"]
+IOS = ["float", "uint8"]
+
 if TYPE_CHECKING:
     from instanas_tf.pipeline.variants import Variant
 
@@ -38,6 +41,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     }
     for name, (default, text) in texts.items():
         flags.DEFINE_string(name, default, text, flag_values=values)
+    flags.DEFINE_enum(
+        "quantize",
+        "none",
+        MODES,
+        "Numbers of the files: float32, or fewer bits.",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "io", "float", IOS, "Images and probabilities; uint8 with int8 only.", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "representative",
+        200,
+        "Training images that show int8 files their ranges.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool("bundle", True, "Write one file with all graphs too.", flag_values=values)
     flags.DEFINE_bool("overwrite", False, "Replace an earlier export.", flag_values=values)
     return cli.run("export_tflite", _export, argv or sys.argv, __doc__ or "", values)
 
@@ -66,6 +86,8 @@ def parse_experts(text: str, known: Sequence[int]) -> list[int]:
 
 
 def _export(values: flags.FlagValues) -> None:
+    if values.io != "float" and values.quantize != "int8":
+        raise InputError(f"--io={values.io} needs --quantize=int8. Received: {values.quantize}")
     workdir = existing_workdir(values.workdir, "experts.json")
     startup.import_tensorflow()
     from export import ship, shipment
@@ -95,9 +117,13 @@ def _export(values: flags.FlagValues) -> None:
             leaves = shipment.static(chosen[0], verdict["static_instead"])
         else:
             leaves = shipment.of_variants(chosen, indices)
-        rows = ship.write(leaves, images, config, out.resolve())
-    header = ("model", "KiB", "predicted ms", "measured ms", "validation accuracy")
-    print(cli.table(rows, header))
+        options = ship.Options(values.quantize, values.io, values.bundle, values.representative)
+        written = ship.write(leaves, images, config, options, out.resolve())
+    measured = f"ms ({written.runtime})"
+    header = ("model", "KiB", "predicted ms", measured, "validation accuracy", "vs float")
+    print(cli.table(written.rows, header))
+    for line in written.losses:
+        print(line)
     if static:
         print(f"Wrote {verdict['static_instead']} alone to {out}")
         print(f"For variant {chosen[0].name} all the same: --variant={chosen[0].name}")

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from export.routed import Rules
+from export.tolerances import PROBABILITY_SCALE
 
 
 class DeployedFront(keras.Model):
@@ -119,9 +120,11 @@ class Decide(keras.Model):
 
     def call(self, inputs, training=None):
         """See the class."""
-        expert = inputs["expert"]
+        expert, probabilities = inputs["expert"], inputs["probabilities"]
+        if probabilities.dtype == tf.uint8:
+            probabilities = tf.cast(probabilities, tf.float32) * PROBABILITY_SCALE
         weight = tf.gather(self.weights_of_experts, expert)[:, None]
-        total = inputs["votes"] + weight * inputs["probabilities"]
+        total = inputs["votes"] + weight * probabilities
         whole = tf.reduce_sum(total, axis=-1)
         largest = tf.math.top_k(total, k=2).values
         margin = largest[:, 0] - largest[:, 1]
@@ -131,6 +134,6 @@ class Decide(keras.Model):
 
     @property
     def inputs_by_name(self) -> dict[str, tf.TensorSpec]:
-        """What it takes."""
+        """What it takes; the probabilities may also be uint8, in steps of 1/256."""
         votes = tf.TensorSpec((1, self.classes), tf.float32)
         return {"probabilities": votes, "votes": votes, "expert": tf.TensorSpec((1,), tf.int32)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import pathlib
 import struct
+from typing import Any
 
 from tensorflow.lite.python import schema_py_generated as schema
 from tensorflow.lite.python.schema_util import get_builtin_code_from_operator_code
@@ -12,6 +13,7 @@ from tensorflow.lite.python.schema_util import get_builtin_code_from_operator_co
 from instanas_tf.errors import ModelError
 
 _NAMES = {code: name for name, code in vars(schema.BuiltinOperator).items() if type(code) is int}
+_TYPES = {code: name for name, code in vars(schema.TensorType).items() if type(code) is int}
 _CUSTOM = schema.BuiltinOperator.CUSTOM
 _MIN_RUNTIME = b"min_runtime_version"
 
@@ -69,6 +71,35 @@ def min_runtime(path: pathlib.Path) -> str:
             if version := bytes(data).rstrip(b"\0").decode():
                 return version
     raise ModelError(f"{path.name} does not say which runtime it needs; convert it again")
+
+
+def signatures(path: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """What each signature of a file takes and gives.
+
+    Returns:
+        Key of the signature -> `inputs` and `outputs`: name -> `shape` and `dtype`.
+
+    Raises:
+        ModelError: the file is not TFLite's.
+    """
+    model = _read(path)
+    found = {}
+    for index in range(model.SignatureDefsLength()):
+        signature = model.SignatureDefs(index)
+        graph = model.Subgraphs(signature.SubgraphIndex())
+        inputs = map(signature.Inputs, range(signature.InputsLength()))
+        outputs = map(signature.Outputs, range(signature.OutputsLength()))
+        found[signature.SignatureKey().decode()] = {
+            "inputs": {item.Name().decode(): _tensor(graph, item) for item in inputs},
+            "outputs": {item.Name().decode(): _tensor(graph, item) for item in outputs},
+        }
+    return found
+
+
+def _tensor(graph: schema.SubGraph, item: schema.TensorMap) -> dict[str, Any]:
+    tensor = graph.Tensors(item.TensorIndex())
+    shape = [int(size) for size in tensor.ShapeAsNumpy()]
+    return {"shape": shape, "dtype": _TYPES[tensor.Type()].lower()}
 
 
 def _read(path: pathlib.Path) -> schema.Model:

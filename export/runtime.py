@@ -40,6 +40,11 @@ def find_runtime(name: str = "auto") -> str:
     )
 
 
+def installed() -> list[str]:
+    """The runtimes that are installed, by the names that `find_runtime` takes."""
+    return [name for name in RUNTIMES if importlib.util.find_spec(name) is not None]
+
+
 class Output(NamedTuple):
     """One output of a model.
 

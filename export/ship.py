@@ -2,171 +2,209 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from importlib import metadata
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from ml_collections import ConfigDict
 
-from export import convert, deploy, manifest, worker
+from export import bundle, deploy, inspect_file, judge, manifest
 from export.bench import bench
+from export.convert import write_models
+from export.quantize import REPRESENTATIVE_IMAGES, Quantization, representative_images
 from export.shipment import Shipment
 from instanas_tf import files
-from instanas_tf.pipeline import data, evaluate
+from instanas_tf.pipeline import data
 from instanas_tf.spaces.space import SearchSpace
 
 PACKAGES = ("tensorflow", "keras", "numpy", "tflite-runtime", "ai-edge-litert")
-_CHECK_IMAGES = 8
-_TIMED_IMAGES, _ROUNDS = 200, 3  # Of the validation split, for the latency of a variant.
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How an export is written.
+
+    Attributes:
+        quantize: one of `export.quantize.MODES`.
+        io: one of `export.quantize.IOS`.
+        bundle: whether one file with all graphs is written too.
+        representative: training images that show an int8 file its ranges.
+    """
+
+    quantize: str = "none"
+    io: str = "float"
+    bundle: bool = True
+    representative: int = REPRESENTATIVE_IMAGES
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """What an export says when it is done.
+
+    Attributes:
+        rows: of the closing table: file, KiB, predicted ms, measured ms, accuracy, and how that
+            of the float model differs.
+        losses: a line for each file and variant that quantisation costs more than a point.
+        runtime: name of the TFLite runtime that latencies were measured with.
+    """
+
+    rows: list[list[str]]
+    losses: list[str]
+    runtime: str
 
 
 def write(
-    shipment: Shipment, images: data.ImageData, config: ConfigDict, out: pathlib.Path
-) -> list[list[str]]:
+    shipment: Shipment,
+    images: data.ImageData,
+    config: ConfigDict,
+    options: Options,
+    out: pathlib.Path,
+) -> Written:
     """Converts, checks and measures, then puts the folder in its place.
 
     Args:
         shipment: what to write.
-        images: of the run; validation images are used.
+        images: of the run; images of the training split show int8 files their ranges, and
+            files are judged on the validation split.
         config: of the run.
+        options: how it is written.
         out: the folder; an earlier export there is replaced as a whole.
-
-    Returns:
-        Rows of the closing table.
 
     Raises:
         ModelError: a file differs from Keras, no runtime, or the disk is full.
-        InputError: the run's files are damaged.
+        InputError: the run's files are damaged, or too few training images for int8.
     """
+    quantizations = _quantizations(shipment, images, options)
     with files.folder_replacing(out) as staging:
-        return _fill(shipment, images, config, staging)
+        return _fill(shipment, images, config, options, quantizations, staging)
+
+
+def _quantizations(
+    shipment: Shipment, images: data.ImageData, options: Options
+) -> dict[str, Quantization]:
+    """How each file is quantised; the small graph that decides stays as it is."""
+    shown = None
+    if options.quantize == "int8":
+        shown = representative_images(images.train, options.representative)
+    settings = Quantization(options.quantize, options.io, shown)
+    features = {}
+    if shown is not None:
+        features = judge.features_of(shipment, shown)
+    return {
+        name: settings.shown(features[name]) if name in features else settings
+        for name, part in shipment.parts.items()
+        if part.kind != deploy.DECIDE
+    }
 
 
 def _fill(
-    shipment: Shipment, images: data.ImageData, config: ConfigDict, folder: pathlib.Path
-) -> list[list[str]]:
+    shipment: Shipment,
+    images: data.ImageData,
+    config: ConfigDict,
+    options: Options,
+    quantizations: dict[str, Quantization],
+    folder: pathlib.Path,
+) -> Written:
     """Writes all files of an export into a folder."""
     parts = shipment.parts
-    paths = convert.write_models(
-        {name: part.model for name, part in parts.items()},
-        folder,
-        {name: part.inputs for name, part in parts.items()},
-    )
-    validation = data.to_arrays(images.validation)[0]
-    picked = np.linspace(0, len(validation) - 1, min(len(validation), _TIMED_IMAGES), dtype=int)
-    pixels = validation[np.unique(picked)]
-    runtime = config.latency.runtime
-    differences = _check(shipment, paths, pixels[:_CHECK_IMAGES], runtime)
-    latencies = _latencies(shipment, paths, pixels, config)
-    content = _content(shipment, config)
+    inputs = {name: _inputs(part, options.io) for name, part in parts.items()}
+    models = {name: part.model for name, part in parts.items()}
+    paths = write_models(models, folder, inputs, quantizations)
+    together = folder / manifest.BUNDLE if options.bundle else None
+    if together:
+        bundle.merge(paths, together)
+    content = _content(shipment, config, options, inputs)
+    content["bundle"] = _bundle_entry(together) if together else None
+    found = judge.judge(shipment, paths, together, images, config, options.quantize, options.io)
 
     def entries(measured_ms: dict[str, float]) -> list[dict[str, Any]]:
-        found = []
+        rows = []
         for name, path in paths.items():
-            details = dict(shipment.details.get(name, {}))
+            details = {**shipment.details.get(name, {}), **found.of_files[name]}
+            details |= {"ops": inspect_file.ops_of(path)}
+            details |= {"min_runtime": inspect_file.min_runtime(path)}
+            details |= next(iter(inspect_file.signatures(path).values()))
             details["measured_latency_ms"] = measured_ms.get(name)
-            details["largest_difference_from_keras"] = differences.get(name)
-            found.append(manifest.entry(name, parts[name].kind, path, **details))
-        return found
+            rows.append(manifest.entry(name, parts[name].kind, path, **details))
+        return rows
 
     # The bench reads a manifest, so the first one lacks only what the bench finds.
     path = manifest.write(folder, entries({}), **content)
     measured = bench(path, folder / "measurements.jsonl", config.latency, config.latency.device)
     content |= {"device": measured[0]["device"], "runtime": measured[0]["runtime"]}
+    measured_ms = {row["model"]: row["median_ms"] for row in measured}
     content["variants"] = [
-        {"name": name, **shipment.names[name].to_json(), **entry, **latencies.get(name, {})}
+        {
+            "name": name,
+            **shipment.names[name].to_json(),
+            **entry,
+            **judge.with_worst(found.of_variants[name], shipment, name, measured_ms),
+        }
         for name, entry in shipment.entries.items()
     ]
-    rows = entries({row["model"]: row["median_ms"] for row in measured})
+    rows = entries(measured_ms)
     manifest.write(folder, rows, **content)
-    return [_row(item) for item in rows]
+    losses = judge.losses([*rows, *content["variants"]])
+    return Written([_row(item) for item in rows], losses, content["runtime"]["name"])
 
 
-def _content(shipment: Shipment, config: ConfigDict) -> dict[str, Any]:
+def _inputs(part: deploy.Part, io: str) -> dict[str, tf.TensorSpec]:
+    """What a file takes: `decide` is given the probabilities as the experts say them."""
+    if part.kind != deploy.DECIDE:
+        return dict(part.inputs)
+    dtype = Quantization("int8", io, np.zeros((1, 1, 1, 1))).dtype("probabilities")
+    spec = tf.TensorSpec(part.inputs["probabilities"].shape, dtype)
+    return {**part.inputs, "probabilities": spec}
+
+
+def _content(
+    shipment: Shipment, config: ConfigDict, options: Options, inputs: dict[str, Any]
+) -> dict[str, Any]:
     """What the manifest says of the whole export."""
-    space = shipment.content["space"]
-    size = space["image_size"]
+    space = SearchSpace.from_json(shipment.content["space"])
+    size = space.image_size
     return {
         "dataset": config.data.name,
         "input": {
             "shape": [1, size, size, 3],
-            "dtype": "float32",
+            "dtype": "uint8" if options.io == "uint8" else "float32",
             "color": "RGB",
             "range": [0, 255],
+            "resize": "largest centred part, bilinear with antialiasing",
             "normalization": "inside the model",
         },
         "labels": shipment.content["labels"],
-        "quantize": "none",
-        "io": "float",
-        "space": {"name": space["name"], "hash": SearchSpace.from_json(space).hash},
+        "quantize": options.quantize,
+        "io": options.io,
+        "space": {"name": space.name, "hash": space.hash},
         "tools": _versions(),
         "selected": shipment.selected,
     }
 
 
-def _check(
-    shipment: Shipment, paths: dict[str, pathlib.Path], images: np.ndarray, runtime: str
-) -> dict[str, float]:
-    """Compares all files with Keras; see `convert.check`."""
-    features = {}
-    for variant, system in shipment.systems.items():
-        if system.feature_shape is not None:
-            front = convert.outputs_of(system.front, images)
-            for name in shipment.names[variant].experts:
-                features[name] = front["features"]
-    found = {}
-    whole, tails = {}, {}
-    for name, part in shipment.parts.items():
-        if part.kind != deploy.DECIDE:
-            (tails if name in features else whole)[name] = part.model
-    for models, inputs in ((whole, images), (tails, next(iter(features.values()), None))):
-        if models:
-            found |= convert.check(models, {n: paths[n] for n in models}, inputs, runtime)
-    return found
-
-
-def _latencies(
-    shipment: Shipment, paths: dict[str, pathlib.Path], pixels: np.ndarray, config: ConfigDict
-) -> dict[str, dict[str, float]]:
-    """Of each complete variant, what an image takes end to end on this host, in ms."""
-    systems = []
-    for name, system in shipment.systems.items():
-        names = shipment.names[name]
-        if all(expert in paths for expert in names.experts):
-            experts = tuple(paths[expert] for expert in names.experts)
-            front = paths[names.controller] if names.controller else None
-            systems.append(worker.System(name, experts, front, system.rules))
-    if not systems:
-        return {}
-    timed = worker.timings(
-        systems,
-        pixels,
-        rounds=_ROUNDS,
-        seed=config.seed,
-        threads=config.latency.threads,
-        runtime=config.latency.runtime,
-    )
-    found = {}
-    for name, rows in timed.items():
-        of_images = np.median(rows, axis=0)
-        found[name] = {
-            "mean_latency_ms": evaluate.mean_latency_ms(rows),
-            "p95_latency_ms": float(np.percentile(of_images, 95)),
-            "worst_latency_ms": float(np.max(of_images)),
-        }
-    return found
+def _bundle_entry(path: pathlib.Path) -> dict[str, Any]:
+    return {
+        "file": path.name,
+        "sha256": files.sha256(path),
+        "bytes": path.stat().st_size,
+        "signatures": inspect_file.signatures(path),
+    }
 
 
 def _row(item: dict[str, Any]) -> list[str]:
     """One line of the closing table."""
     accuracy, predicted = item.get("validation_accuracy"), item.get("predicted_latency_ms")
+    of_float = item.get("float_validation_accuracy")
     return [
         item["name"],
         f"{item['bytes'] / 1024:.0f}",
         "" if predicted is None else f"{predicted:.3f}",
         f"{item['measured_latency_ms']:.3f}",
         "" if accuracy is None else f"{accuracy:.4f}",
+        "" if None in (accuracy, of_float) else f"{100 * (accuracy - of_float):+.2f}",
     ]
 
 
