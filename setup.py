@@ -36,6 +36,7 @@ setup(
     install_requires=[
         "absl-py>=2.1,<3",
         "importlib_resources>=5.12",  # tensorflow-datasets imports it and does not ask for it.
+        "flatbuffers>=24.3",  # As TensorFlow asks for; bundles are merged with it.
         "keras>=3.9,<4",
         "keras-tuner>=1.4.8,<1.5",  # Two of its inner methods are overridden.
         "matplotlib>=3.10,<4",

@@ -53,7 +53,7 @@ def random_exports(root: pathlib.Path, space_name: str, seed: int) -> list[pathl
     import keras
     import numpy as np
 
-    from export import convert
+    from export import graphs
     from export.routed import Rules
     from instanas_tf import spaces
     from instanas_tf.models import expert, routers
@@ -66,23 +66,23 @@ def random_exports(root: pathlib.Path, space_name: str, seed: int) -> list[pathl
     pixels = ((127.5,) * 3, (64.0,) * 3)
     count, shared = len(KEEPS), min(SHARED, space.num_cells)
     experts = {
-        f"expert_{index:02d}": expert.static_network(space, policy, *pixels)
+        f"expert_{index:02d}": graphs.Classifier(expert.static_network(space, policy, *pixels))
         for index, policy in enumerate(policies)
     }
     router = routers.ImageRouter(space.image_size, count, "half", *pixels)
     front = expert.front_network(space, policies[0], *pixels, shared)
     rests = {
-        name: expert.rest_network(space, policy, shared)
+        name: graphs.Classifier(expert.rest_network(space, policy, shared))
         for name, policy in zip(experts, policies[:3], strict=False)
     }
     kinds = {
         "alone": ({"expert_00": experts["expert_00"]}, Rules(0, (-1,), (0.0,))),
         "controller": (
-            {"controller": convert.DeployedFront(None, router), **experts},
+            {"controller": graphs.DeployedFront(None, router), **experts},
             Rules.named(count),
         ),
         "cascade": (
-            {"controller": convert.DeployedFront(front, None), **rests},
+            {"controller": graphs.DeployedFront(front, None), **rests},
             Rules(0, (1, 2, -1), (1.0, 1.0, 0.0), True),
         ),
     }
@@ -105,13 +105,15 @@ def _write(folder: pathlib.Path, models, rules, space) -> pathlib.Path:
         manifest.entry(name, "expert" if name.startswith("expert") else name, path)
         for name, path in paths.items()
     ]
-    manifest.write(
-        folder,
-        entries,
-        experts=sum(name.startswith("expert") for name in models),
-        routing=rules.to_json("random"),
-        labels=[str(index) for index in range(space.num_classes)],
-    )
+    variant = {
+        "name": "A",
+        "controller": "controller" if rules.needs_front else None,
+        "decide": None,
+        "experts": [name for name in models if name.startswith("expert")],
+        "routing": rules.to_json("random"),
+    }
+    labels = [str(index) for index in range(space.num_classes)]
+    manifest.write(folder, entries, variants=[variant], selected="A", labels=labels)
     return folder
 
 
