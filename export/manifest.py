@@ -71,11 +71,13 @@ class Manifest:
     Attributes:
         models: all files.
         variants: ways of running them; none in a manifest of probes.
+        bundle: the file with all of them as signatures; None if there is none.
         content: the whole JSON object.
     """
 
     models: tuple[ModelEntry, ...]
     variants: tuple[VariantEntry, ...]
+    bundle: ModelEntry | None
     content: dict[str, Any]
 
     def model(self, name: str) -> ModelEntry:
@@ -130,10 +132,9 @@ def read(folder: pathlib.Path) -> Manifest:
     models = []
     try:
         for item in content["models"]:
-            name, kind, file, sha256 = (item[key] for key in ("name", "kind", "file", "sha256"))
-            if pathlib.PurePath(file).name != file or file in ("", ".", ".."):
-                raise InputError(f"{path}: the file {file!r} lies outside the folder; {REMEDY}")
-            models.append(ModelEntry(name, kind, folder / file, sha256, dict(item)))
+            models.append(_entry(item["name"], item["kind"], item, path))
+        item = content.get("bundle")
+        bundle = _entry(item["file"], "bundle", item, path) if item is not None else None
     except (KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged (missing {error}); {REMEDY}") from error
     if not models:
@@ -142,7 +143,15 @@ def read(folder: pathlib.Path) -> Manifest:
         found = tuple(_variant(item) for item in content.get("variants", []))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged (in its variants: {error}); {REMEDY}") from error
-    return Manifest(tuple(models), found, content)
+    return Manifest(tuple(models), found, bundle, content)
+
+
+def _entry(name: str, kind: str, item: dict[str, Any], path: pathlib.Path) -> ModelEntry:
+    """A file that a manifest lists."""
+    file = item["file"]
+    if pathlib.PurePath(file).name != file or file in ("", ".", ".."):
+        raise InputError(f"{path}: the file {file!r} lies outside the folder; {REMEDY}")
+    return ModelEntry(name, kind, path.parent / file, item["sha256"], dict(item))
 
 
 def _variant(item: dict[str, Any]) -> VariantEntry:

@@ -16,6 +16,7 @@ import time
 import numpy as np
 
 from export import budget, manifest
+from export.bundled import SignatureModel
 from export.routed import Routed, Rules
 from export.runtime import TfliteModel
 from instanas_tf.errors import InputError
@@ -44,6 +45,8 @@ class Prediction:
 
 class Predictor:
     """Classifies images with an export, whatever decides which of the experts run.
+
+    Files of their own are loaded if they are there, else their signatures in the one file.
 
     Args:
         folder: of the export.
@@ -165,10 +168,18 @@ def _load(
         raise ValueError("the manifest mixes up its experts")
     controller = content.model(variant.controller) if variant.controller else None
     experts = [content.model(name) for name in variant.experts]
-    for model in filter(None, (controller, *experts)):
-        model.verify()
+    needed = [model for model in (controller, *experts) if model is not None]
+    bundle = content.bundle
+    if bundle is None or any(model.path.exists() for model in needed):
+        bundle = None  # The files of their own, of which none may be missing then.
+        for model in needed:
+            model.verify()
+    else:
+        bundle.verify()
 
     def load(model: manifest.ModelEntry) -> TfliteModel:
+        if bundle is not None:
+            return SignatureModel(bundle.path, model.name, threads, runtime)
         return TfliteModel(model.path, threads, runtime)
 
     return Routed(load(controller) if controller else None, [load(e) for e in experts], rules)

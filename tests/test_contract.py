@@ -210,7 +210,11 @@ def test_export(exported, trained):
     decide = ["decide"] if rules.is_cascade else []
     assert names == [*front, *decide, *variant.expert_names]
     files = {path.name for path in exported.iterdir()}
-    assert files == {f"{n}.tflite" for n in names} | {"manifest.json", "measurements.jsonl"}
+    others = {"instanas.tflite", "manifest.json", "measurements.jsonl"}
+    assert files == {f"{n}.tflite" for n in names} | others
+    bundle = content.content["bundle"]
+    assert list(bundle["signatures"]) == names
+    assert bundle["bytes"] == (exported / "instanas.tflite").stat().st_size
     (entry,) = content.variants
     assert (entry.name, content.content["selected"]) == ("A", "A")
     assert [entry.controller] == (front or [None])

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from export import convert, export_tflite, manifest, ship
+from export import bundle, convert, export_tflite, inspect_file, judge, manifest, ship
 from instanas_tf.errors import CommandError, InputError
 from tests import fixtures_ring as ring
 
@@ -101,32 +101,42 @@ def test_a_full_disk_leaves_the_old_export(refused, trained_copy, exported_copy,
     assert out.exists()
 
 
-@pytest.mark.parametrize("code", [4, 5, 6])
-def test_a_bench_that_fails_leaves_nothing(refused, trained_copy, monkeypatch, code):
-    def fail(*args):
-        raise CommandError("the bench said so", code)
-
-    monkeypatch.setattr(convert, "to_tflite", lambda *args: b"x")
-    monkeypatch.setattr(convert, "check", lambda models, *rest: dict.fromkeys(models, 0.0))
-    monkeypatch.setattr(ship, "bench", fail)
-    monkeypatch.setattr(ship, "_latencies", lambda *rest: {})
-    before = ring.listing(trained_copy)
-    assert refused(f"--workdir={trained_copy}", code=code) == "the bench said so"
-    assert ring.listing(trained_copy) == before
-
-
 @pytest.fixture
 def quick(monkeypatch):
     """Lets the command convert, check and measure nothing."""
 
+    def convert_none(models, folder, *rest):
+        paths = {name: folder / f"{name}.tflite" for name in models}
+        for path in paths.values():
+            path.write_bytes(b"x")
+        return paths
+
+    def judge_none(shipment, paths, *rest):
+        return judge.Judged({n: {} for n in paths}, {name: {} for name in shipment.systems})
+
     def measure(listed, out, *rest):
         names = [entry["name"] for entry in json.loads(listed.read_text())["models"]]
-        return [{"model": n, "median_ms": 1.0, "device": {}, "runtime": {}} for n in names]
+        runtime = {"name": "none"}
+        return [{"model": n, "median_ms": 1.0, "device": {}, "runtime": runtime} for n in names]
 
-    monkeypatch.setattr(convert, "to_tflite", lambda *args: b"x")
-    monkeypatch.setattr(convert, "check", lambda models, *rest: dict.fromkeys(models, 0.0))
+    monkeypatch.setattr(ship, "write_models", convert_none)
+    monkeypatch.setattr(bundle, "merge", lambda paths, out: out.write_bytes(b"x"))
+    monkeypatch.setattr(judge, "judge", judge_none)
+    monkeypatch.setattr(inspect_file, "ops_of", lambda path: {})
+    monkeypatch.setattr(inspect_file, "min_runtime", lambda path: "1.5.0")
+    monkeypatch.setattr(inspect_file, "signatures", lambda path: {"x": {}})
     monkeypatch.setattr(ship, "bench", measure)
-    monkeypatch.setattr(ship, "_latencies", lambda *rest: {})
+
+
+@pytest.mark.parametrize("code", [4, 5, 6])
+def test_a_bench_that_fails_leaves_nothing(refused, trained_copy, quick, monkeypatch, code):
+    def fail(*args):
+        raise CommandError("the bench said so", code)
+
+    monkeypatch.setattr(ship, "bench", fail)
+    before = ring.listing(trained_copy)
+    assert refused(f"--workdir={trained_copy}", code=code) == "the bench said so"
+    assert ring.listing(trained_copy) == before
 
 
 def test_some_experts(kinds, tmp_path, quick, capsys):
@@ -158,7 +168,64 @@ def test_some_experts(kinds, tmp_path, quick, capsys):
     assert sorted(path.name for path in out.glob("*.tflite")) == [
         "controller.tflite",
         "expert_00.tflite",
+        "instanas.tflite",
     ]
+
+
+def exported(*arguments):
+    code, out, err = ring.quietly(export_tflite.main, *arguments)
+    assert code == 0, err
+    return out
+
+
+def test_several_variants_share_their_experts(kinds, tmp_path, quick):
+    out = tmp_path / "export"
+    printed = exported(f"--workdir={kinds}", "--variant=all", f"--out={out}", "--nobundle")
+    assert "Wrote variants A (cascade), B (cascade), C (search), D (image), E" in printed
+    found = manifest.read(out)
+    names = [model.name for model in found.models]
+    experts = [f"expert_0{index}" for index in range(3)]
+    tails = [f"tail_0{index}" for index in range(3)]
+    assert names == sorted(
+        [*experts, *tails, "decide_A", "decide_B", "decide_F"]
+        + [f"controller_{letter}" for letter in "BCDEF"]
+    )
+    by_name = {variant.name: variant for variant in found.variants}
+    assert list(by_name) == list("ABCDEF")
+    assert by_name["A"].experts == by_name["D"].experts == tuple(experts)
+    assert by_name["B"].experts == by_name["E"].experts == tuple(tails)
+    assert (by_name["A"].controller, by_name["A"].decide) == (None, "decide_A")
+    assert (by_name["D"].controller, by_name["D"].decide) == ("controller_D", None)
+    assert found.content["bundle"] is None
+    assert not (out / "instanas.tflite").exists()
+
+
+def test_some_variants(kinds, tmp_path, quick):
+    out = tmp_path / "export"
+    exported(f"--workdir={kinds}", "--variant=E,B", f"--out={out}")
+    found = manifest.read(out)
+    assert [variant.name for variant in found.variants] == ["B", "E"]
+    names = ["controller_B", "controller_E", "decide_B", "expert_00", "expert_01", "expert_02"]
+    assert [model.name for model in found.models] == names  # No whole ones beside them.
+    assert found.content["bundle"]["file"] == "instanas.tflite"
+    assert found.content["selected"] == "B"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--io=uint8"], "--io=uint8 needs --quantize=int8. Received: none"),
+        (["--io=uint8", "--quantize=fp16"], "needs --quantize=int8. Received: fp16"),
+        (["--quantize=int4"], "int4"),
+        (["--variant=A,Z"], "--variant=Z is not all or one of A, B, C, D, E, F"),
+        (["--variant=A", "--quantize=int8", "--representative=20"], "at least 50 images"),
+        (["--variant=A", "--quantize=int8"], "int8 needs 200 training images"),
+    ],
+)
+def test_what_cannot_be_quantised(refused, kinds, tmp_path, arguments, words):
+    out = tmp_path / "export"
+    assert words in refused(f"--workdir={kinds}", f"--out={out}", *arguments)
+    assert not out.exists()
 
 
 def judged(workdir, pays, instead="expert_01"):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import keras
 import numpy as np
@@ -175,3 +176,35 @@ def test_every_image_gets_its_experts(answers):
     for item in answers["many"]:
         assert item[2][-1] == item[1]
         assert item[2] == sorted(set(item[2]))
+
+
+def test_the_one_file_is_enough(exported, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8)
+    np.save(tmp_path / "images.npy", pixels)
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    for name in ("instanas.tflite", "manifest.json"):
+        shutil.copy(exported / name, alone)
+    answers = []
+    for folder in (exported, alone):
+        done = ring.python("-c", ALL, folder, tmp_path / "images.npy")
+        assert done.returncode == 0, done.stderr
+        answers.append(json.loads(done.stdout))
+    assert [item[:2] for item in answers[0]] == [item[:2] for item in answers[1]]
+    probabilities = [[item[2] for item in found] for found in answers]
+    assert probabilities[0] == pytest.approx(probabilities[1], abs=1e-5)
+    content = bytearray((alone / "instanas.tflite").read_bytes())
+    content[-1] ^= 1
+    (alone / "instanas.tflite").write_bytes(content)
+    assert "instanas.tflite is not the file that was exported; export again" in said(alone)
+    (alone / "instanas.tflite").unlink()
+    assert "instanas.tflite is missing; export again" in said(alone)
+
+
+ALL = """
+import json, sys
+import numpy as np
+from export.predictor import Predictor
+found = Predictor(sys.argv[1]).predict(np.load(sys.argv[2]))
+json.dump([[item.class_index, list(item.experts), item.probability] for item in found], sys.stdout)
+"""
