@@ -30,7 +30,7 @@ $(VENV): $(STAMP)  ## Make the environment, once and whenever setup.py changes.
 
 quickstart: $(STAMP)  ## Train, export and measure on scikit-learn's digits.
 	$(BIN)/python -m instanas_tf.train
-	$(BIN)/export_tflite --expert=all
+	$(BIN)/export_tflite --expert=all --overwrite
 	$(BIN)/android_bench
 
 lint: $(STAMP)  ## Check style and formatting.

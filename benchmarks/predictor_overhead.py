@@ -13,8 +13,6 @@ and export:
 - `overhead`: what `predict` of one image takes beyond setting the inputs, invoking and reading
   the outputs of the same files in the same order, as a share of that. At most 0.05 is wanted.
 - `overhead_batch`: the same of one call for all images.
-- `overhead_over_models`: as `overhead`, but the files that decide what runs next count as
-  overhead too.
 - `overhead_over_invoke`: as `overhead`, but setting inputs and reading outputs count as well.
 - `overhead_us` and `bare_ms`: for one image.
 """

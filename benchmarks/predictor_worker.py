@@ -25,7 +25,6 @@ from export.predictor import Predictor
 from export.runtime import find_runtime
 
 WARM_UP_PASSES = 5
-DECIDING = "decide"  # Names of files that only decide what runs next start with this.
 
 
 class Call(NamedTuple):
@@ -138,11 +137,9 @@ def measure(
             predictor.predict(image)
     tasks = {("batch", 0): lambda: predictor.predict(images)}
     for number, (image, calls) in enumerate(zip(images, watched, strict=True)):
-        models = [call for call in calls if not made[call.interpreter].file.startswith(DECIDING)]
         invokes = [call for call in calls if call.name == "invoke"]
         tasks["predict", number] = lambda image=image: predictor.predict(image)
         tasks["bare", number] = replay(calls, made)
-        tasks["models", number] = replay(models, made)
         tasks["invoke", number] = replay(invokes, made)
     seconds = time_all(tasks, rounds, generator)
 
@@ -152,7 +149,6 @@ def measure(
     return {
         "overhead": total("predict") / total("bare") - 1.0,
         "overhead_batch": total("batch") / total("bare") - 1.0,
-        "overhead_over_models": total("predict") / total("models") - 1.0,
         "overhead_over_invoke": total("predict") / total("invoke") - 1.0,
         "overhead_us": (total("predict") - total("bare")) / count * 1e6,
         "bare_ms": total("bare") / count * 1e3,

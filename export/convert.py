@@ -61,11 +61,13 @@ def to_tflite(
     (quantization or Quantization()).configure(converter, next(iter(specs)), gives)
     try:
         with startup.quiet_stderr(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # Statistics come from the images.
+            warnings.filterwarnings("ignore", "Statistics for quantized inputs")  # From images.
             content = converter.convert()
     except (ConverterError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"{model.name} cannot be converted ({reason})") from error
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ModelError(
+            f"{model.name} cannot be converted ({reason}); use layers that TFLite has ops for"
+        ) from error
     # The converter writes a signature for a SavedModel alone, and orders outputs by their names.
     return flatbuffer.sign(content, sorted(specs), gives)
 

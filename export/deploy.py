@@ -60,8 +60,10 @@ class Deployed:
         return {"features": tf.TensorSpec((1, *self.feature_shape), tf.float32)}
 
 
-def deploy(variant: Variant, made: dict[tuple[int, int | None], keras.Model] | None = None):
-    """The models of a variant of a finished run, as a `Deployed`.
+def deploy(
+    variant: Variant, made: dict[tuple[int, int | None], keras.Model] | None = None
+) -> Deployed:
+    """The models of a variant of a finished run.
 
     Args:
         variant: of a run.

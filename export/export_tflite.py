@@ -1,12 +1,14 @@
-"""Command: write a variant's controller and experts as `.tflite` files, or one network alone.
+"""Command: write variants of a run as `.tflite` files, or one network alone.
 
     export_tflite --workdir=runs/digits --expert=all
 
 With no flags, all experts of the most recent run below runs/; where that run found that
 choosing by image does not pay, the static network to ship instead, and nothing else. Every
 file is run with a TFLite runtime and compared with Keras, and its latency on this host is
-measured, before the folder appears. With
---overwrite an earlier export there is replaced as a whole.
+measured, before the folder appears; --overwrite replaces an earlier export as a whole.
+
+With --quantize the files hold fewer bits, and the table shows what that costs on the validation
+split; see docs/quantization.md.
 """
 
 from __future__ import annotations
@@ -160,7 +162,7 @@ def check_target(out: pathlib.Path, overwrite: bool) -> None:
     try:
         found = manifest.read(out)
     except InputError as error:
-        message = f"--out={out} exists and is no export; choose another folder"
+        message = f"--out={out} exists and is no export of this version; choose another folder"
         raise InputError(message) from error
     known = {"manifest.json", "measurements.jsonl", manifest.BUNDLE}
     known |= {model.path.name for model in found.models}

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from export.routed import Rules
+from export.routed import LEAST, Rules
 from export.tolerances import PROBABILITY_SCALE
 
 
@@ -125,7 +125,7 @@ class Decide(keras.Model):
             probabilities = tf.cast(probabilities, tf.float32) * PROBABILITY_SCALE
         weight = tf.gather(self.weights_of_experts, expert)[:, None]
         total = inputs["votes"] + weight * probabilities
-        whole = tf.reduce_sum(total, axis=-1)
+        whole = tf.maximum(tf.reduce_sum(total, axis=-1), LEAST)
         largest = tf.math.top_k(total, k=2).values
         margin = largest[:, 0] - largest[:, 1]
         goes_on = margin < tf.gather(self.limits, expert) * whole

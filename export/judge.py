@@ -11,11 +11,17 @@ from ml_collections import ConfigDict
 
 from export import convert, deploy, runtime, worker
 from export.shipment import Shipment
-from export.tolerances import FEWEST_IMAGES, Tolerance
+from export.tolerances import Tolerance, compare
 from instanas_tf.pipeline import data, evaluate
 
 _CHECK_IMAGES = 8  # On which files that are not quantised are compared.
+_QUANTISED_IMAGES = 48  # The same of quantised ones; too few to say anything of the top class.
 _TIMED_IMAGES, _ROUNDS = 200, 3  # For the latency of a variant.
+_REMEDIES = {
+    "fp16": "--quantize=none",
+    "dynamic": "--quantize=fp16",
+    "int8": "--quantize=fp16, or more --representative images",
+}
 MOST = 0.01  # Accuracy that quantisation may cost without a word.
 _BATCH = 256
 
@@ -43,8 +49,9 @@ def judge(
 ) -> Judged:
     """Compares all files with Keras on every runtime that is installed, and judges them.
 
-    Files that are not quantised are compared on a few images, as they have the accuracy of
-    their models; others on the whole validation split.
+    On the runtime of the run, quantised experts are held to their models' top class on the
+    whole validation split. All else is compared on a few images: controllers, the bundle, other
+    runtimes, and files that are not quantised, which have the accuracy of their models.
 
     Args:
         shipment: what the files were made of.
@@ -61,13 +68,13 @@ def judge(
     pixels, labels = data.to_arrays(images.validation)
     own = runtime.find_runtime(config.latency.runtime).partition(".")[0]
     exact = mode in ("none", "fp16")
-    few = _spread(pixels, _CHECK_IMAGES if exact else FEWEST_IMAGES - 1)
+    few = _spread(pixels, _CHECK_IMAGES if exact else _QUANTISED_IMAGES)
     inputs = inputs_of(shipment, few, io)
     differences: dict[str, Tolerance] = {}
     for name in [own, *(other for other in runtime.installed() if other != own)]:
         for path in (None, together) if together else (None,):
-            checked = _check(shipment, paths, path, inputs, name, mode)
-            differences = differences or checked
+            for key, item in _check(shipment, paths, path, inputs, name, mode).items():
+                differences[key] = max(item, differences.get(key, item))
     of_files: dict[str, dict[str, Any]] = {
         name: {"largest_difference_from_keras": item.largest} for name, item in differences.items()
     }
@@ -126,7 +133,7 @@ def _check(
     paths: dict[str, pathlib.Path],
     together: pathlib.Path | None,
     inputs: dict[str, Any],
-    own: str,
+    runtime_name: str,
     mode: str,
 ) -> dict[str, Tolerance]:
     """Compares all files, or the signatures of their bundle, with Keras on one runtime."""
@@ -139,7 +146,7 @@ def _check(
         where = {name: together or paths[name] for name in names}
         modes = {shipment.parts[name].kind == deploy.DECIDE for name in names}
         used = "none" if modes == {True} else mode
-        found |= convert.check(models, where, inputs[names[0]], own, used, bool(together))
+        found |= convert.check(models, where, inputs[names[0]], runtime_name, used, bool(together))
     return found
 
 
@@ -166,7 +173,7 @@ def _accuracies(
                 for piece in np.array_split(given, -(-len(given) // _BATCH))
             ]
         )
-        agreed = convert.tolerances.compare(mode, expected, rows, name)
+        agreed = compare(mode, expected, rows, name)
         found[name] = {
             **of_files[name],
             "validation_accuracy": float(np.mean(rows.argmax(axis=-1) == labels)),
@@ -239,7 +246,7 @@ def with_worst(
     return found | {"worst_latency_ms": max(found["worst_latency_ms"], front + chain)}
 
 
-def losses(items: Sequence[dict[str, Any]]) -> list[str]:
+def losses(items: Sequence[dict[str, Any]], mode: str) -> list[str]:
     """A line for each file and variant that lost more than `MOST` by quantisation."""
     lines = []
     for item in items:
@@ -247,7 +254,7 @@ def losses(items: Sequence[dict[str, Any]]) -> list[str]:
         if None not in pair and pair[1] - pair[0] > MOST:
             lines.append(
                 f"{item['name']} loses {100 * (pair[1] - pair[0]):.1f} points by quantisation; "
-                "use --quantize=fp16, or more --representative images"
+                f"use {_REMEDIES[mode]}"
             )
     return lines
 

@@ -59,6 +59,7 @@ class Predictor:
     Attributes:
         labels: names of the classes.
         variant: the manifest's entry of the variant that runs.
+        expert_names: of its experts, from cheap to dear.
         image_shape: (H, W, 3) of the images.
 
     Raises:
@@ -83,7 +84,7 @@ class Predictor:
         details = [entry.details for entry in content.variants]
         selected = content.content.get("selected", "")
         self.variant = budget.choose(details, budget_ms, by, variant, selected)
-        chosen = next(v for v in content.variants if v.details is self.variant)
+        chosen = next(v for v in content.variants if v.name == self.variant["name"])
         try:
             self._routed = _load(content, chosen, threads, runtime)
             if self._routed.classes != len(self.labels):
@@ -170,8 +171,8 @@ def _load(
     experts = [content.model(name) for name in variant.experts]
     needed = [model for model in (controller, *experts) if model is not None]
     bundle = content.bundle
-    if bundle is None or any(model.path.exists() for model in needed):
-        bundle = None  # The files of their own, of which none may be missing then.
+    if bundle is None or all(model.path.exists() for model in needed):
+        bundle = None
         for model in needed:
             model.verify()
     else:

@@ -16,6 +16,7 @@ from export.runtime import TfliteModel
 from instanas_tf.errors import ModelError
 
 _UINT8_STEP = np.float32(1 / 256)  # TFLite's fixed scale of a softmax.
+LEAST = 1e-6  # What votes count together at least; rounded to bytes, all of them may be 0.
 _KEYS = {"kind", "first", "following", "thresholds", "weights", "features"}
 
 
@@ -229,8 +230,7 @@ class Routed:
         """
         votes, ran = self.vote(image)
         if self._limits[ran[0]]:
-            weights = self.rules.weights
-            return Answer(votes / sum([weights[expert] for expert in ran]), ran)
+            return Answer(votes / _whole(votes), ran)
         return Answer(votes, ran)
 
     def vote(self, image: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -259,13 +259,10 @@ class Routed:
         if not self._limits[expert]:
             return votes, ran
         weights = self.rules.weights
-        total = weights[expert]
-        votes *= total
-        while self._limits[expert] and _margin(votes) < self._limits[expert] * total:
+        votes *= weights[expert]
+        while self._limits[expert] and _margin(votes) < self._limits[expert] * _whole(votes):
             expert = self.rules.following[expert]
-            weight = weights[expert]
-            votes += self._probabilities(expert, inputs) * weight
-            total += weight
+            votes += self._probabilities(expert, inputs) * weights[expert]
             ran += (expert,)
         return votes, ran
 
@@ -301,6 +298,11 @@ def _choice(front: TfliteModel, experts: int) -> int:
 
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _whole(votes: np.ndarray) -> float:
+    """What votes [N] count together: the weights of the experts, but for rounding."""
+    return max(float(np.add.reduce(votes)), LEAST)
 
 
 def _margin(votes: np.ndarray) -> float:

@@ -45,6 +45,10 @@ def installed() -> list[str]:
     return [name for name in RUNTIMES if importlib.util.find_spec(name) is not None]
 
 
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 class Output(NamedTuple):
     """One output of a model.
 
@@ -77,13 +81,20 @@ class TfliteModel:
     """
 
     def __init__(self, path: pathlib.Path, threads: int = 1, runtime: str = "auto"):
-        module = importlib.import_module(find_runtime(runtime))
+        name = find_runtime(runtime)
+        try:
+            module = importlib.import_module(name)
+        except (ImportError, AttributeError) as error:  # Built for another NumPy, for example.
+            raise ModelError(
+                f"{name} does not load ({_first_line(error)}); install it again, or remove it"
+            ) from error
         try:
             interpreter = module.Interpreter(**self._source(path), num_threads=threads)
             interpreter.allocate_tensors()
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelError(
-                f"{path} cannot be loaded ({str(error).splitlines()[0]}); export it again"
+                f"{path} cannot be loaded by {name} ({_first_line(error)}); export it again, or "
+                "install a newer runtime"
             ) from error
         details = interpreter.get_input_details()[0]
         self.input_shape = tuple(int(size) for size in details["shape"])

@@ -147,7 +147,7 @@ def _fill(
     ]
     rows = entries(measured_ms)
     manifest.write(folder, rows, **content)
-    losses = judge.losses([*rows, *content["variants"]])
+    losses = judge.losses([*rows, *content["variants"]], options.quantize)
     return Written([_row(item) for item in rows], losses, content["runtime"]["name"])
 
 

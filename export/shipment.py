@@ -25,7 +25,6 @@ class Shipment:
         details: what it says of each expert file, by its name.
         selected: the variant to run unless an app says otherwise.
         content: `experts.json` of the run.
-        workdir: of the run.
     """
 
     parts: dict[str, deploy.Part]
@@ -35,7 +34,6 @@ class Shipment:
     details: dict[str, dict[str, Any]]
     selected: str
     content: dict[str, Any]
-    workdir: WorkDir
 
 
 def verdict(workdir: WorkDir, name: str) -> dict[str, Any] | None:
@@ -70,7 +68,7 @@ def of_variants(chosen: Sequence[variants.Variant], indices: Sequence[int] | Non
     Raises:
         InputError: the run's files are damaged.
     """
-    content, workdir = chosen[0].content, chosen[0].workdir
+    content = chosen[0].content
     made: dict = {}
     systems = {variant.name: deploy.deploy(variant, made) for variant in chosen}
     parts, names = deploy.gather(systems, chosen[0].space.image_size)
@@ -89,14 +87,14 @@ def of_variants(chosen: Sequence[variants.Variant], indices: Sequence[int] | Non
         entries[variant.name] = {
             "kind": variant.kind,
             "target": entry["target"],
+            "complete": all(name in parts for name in names[variant.name].experts),
             "shares": entry["shares"],
             "validation_accuracy": entry["validation_accuracy"],
             "routing": systems[variant.name].rules.to_json(variant.kind),
         }
-    selected = content["selected"]
-    if selected not in systems:
-        selected = chosen[0].name
-    return Shipment(parts, systems, names, entries, details, selected, content, workdir)
+    whole = [name for name, entry in entries.items() if entry["complete"]] or list(entries)
+    selected = content["selected"] if content["selected"] in whole else whole[0]
+    return Shipment(parts, systems, names, entries, details, selected, content)
 
 
 def static(instead_of: variants.Variant, name: str) -> Shipment:
@@ -114,6 +112,7 @@ def static(instead_of: variants.Variant, name: str) -> Shipment:
     entry = {
         "kind": "static",
         "target": None,
+        "complete": True,
         "shares": [1.0],
         "validation_accuracy": item["validation_accuracy"],
         "routing": system.rules.to_json("static"),
@@ -122,6 +121,4 @@ def static(instead_of: variants.Variant, name: str) -> Shipment:
         "validation_accuracy": item["validation_accuracy"],
         "predicted_latency_ms": item["latency_ms"],
     }
-    return Shipment(
-        parts, {name: system}, names, {name: entry}, {name: details}, name, content, workdir
-    )
+    return Shipment(parts, {name: system}, names, {name: entry}, {name: details}, name, content)

@@ -121,7 +121,6 @@ def meet(
     best: dict[str, dict[str, Any]] = {}
     overheads = dict.fromkeys(_letters(len(budgets)), 1.0)  # Of the targets that are open.
     targets = dict(zip(overheads, budgets, strict=True))
-    before: dict[str, float] = {}
     for _ in range(_ATTEMPTS):
         tried, chosen = [], []
         for letter, overhead in overheads.items():
@@ -134,16 +133,15 @@ def meet(
                 raise OutOfReachError(_out_of_reach(budget, config, stopwatch.measured))
         expected, overheads = overheads, {}
         for entry, overhead in zip(tried, stopwatch.overheads(tried, chosen), strict=True):
-            letter, parts_ms = entry["name"], entry["validation_latency_ms"]
+            letter = entry["name"]
             entry["overhead"] = overhead
             entry["validation_latency_ms"] *= overhead
             known = best.get(letter)
             best[letter] = _better(known, entry) if known else entry
             off = entry["validation_latency_ms"] / entry["budget_ms"] - 1
-            is_new = overhead != expected[letter] and parts_ms != before.get(letter)
-            if abs(off) > TOLERANCE and is_new:
+            has_room = off < -TOLERANCE and overhead < expected[letter]
+            if off > TOLERANCE or has_room:
                 overheads[letter] = overhead
-            before[letter] = parts_ms
         if not overheads:
             break
     for letter, entry in sorted(best.items()):

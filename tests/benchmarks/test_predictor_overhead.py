@@ -80,7 +80,7 @@ def test_a_predictor_that_cannot_be_watched(runtime, monkeypatch):
 
 
 def test_shares(runtime, monkeypatch):
-    seconds = {"predict": 1.32, "bare": 1.2, "models": 1.1, "invoke": 1.0}
+    seconds = {"predict": 1.32, "bare": 1.2, "invoke": 1.0}
     timed = {("batch", 0): 2.52} | {(name, n): s for name, s in seconds.items() for n in (0, 1)}
     seen = []
 
@@ -95,11 +95,10 @@ def test_shares(runtime, monkeypatch):
 
     monkeypatch.setattr(worker, "time_all", time_all)
     found = worker.measure("x", "any", 1, 2, 0)
-    assert seen == [("batch", 12), ("predict", 6), ("bare", 6), ("models", 3), ("invoke", 2)]
+    assert seen == [("batch", 12), ("predict", 6), ("bare", 6), ("invoke", 2)]
     assert found == {
         "overhead": pytest.approx(0.1),
         "overhead_batch": pytest.approx(0.05),
-        "overhead_over_models": pytest.approx(0.2),
         "overhead_over_invoke": pytest.approx(0.32),
         "overhead_us": pytest.approx(120_000),
         "bare_ms": pytest.approx(1200),

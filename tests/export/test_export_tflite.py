@@ -73,7 +73,7 @@ def test_out_that_is_no_export(refused, trained, tmp_path, name):
     (out / "more.txt").write_text("dear to me")
     before = ring.listing(out)
     line = refused(f"--workdir={trained}", f"--out={out}")
-    assert "exists and is no export; choose another folder" in line
+    assert "exists and is no export of this version; choose another folder" in line
     assert ring.listing(out) == before
 
 

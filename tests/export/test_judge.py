@@ -46,6 +46,7 @@ def test_losses_of_more_than_a_point_are_said():
         {"name": "c", "validation_accuracy": 0.70},
         {"name": "d"},
     ]
-    assert judge.losses(items) == [
-        "a loses 1.5 points by quantisation; use --quantize=fp16, or more --representative images"
-    ]
+    said = "a loses 1.5 points by quantisation; use --quantize="
+    assert judge.losses(items, "int8") == [f"{said}fp16, or more --representative images"]
+    assert judge.losses(items, "dynamic") == [f"{said}fp16"]
+    assert judge.losses(items, "fp16") == [f"{said}none"]

