@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from export import convert, export_tflite, manifest, ship, worker
+from export import convert, export_tflite, manifest, ship, tolerances, worker
 from export.routed import Rules
 from instanas_tf.pipeline import checks, data
 from tests import fixtures_ring as ring
@@ -23,13 +23,14 @@ json.dump([item.class_index for item in found], sys.stdout)
 @pytest.mark.slow
 def test_integers_throughout(kinds, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ring.ROOT))
+    # Networks that were trained on 160 images differ more than useful ones may.
+    allowed = tolerances.TOLERANCES | {"int8": tolerances.Tolerance(np.inf, 0.2, 0.5)}
+    monkeypatch.setattr(tolerances, "TOLERANCES", allowed)
     out = tmp_path / "export"
     arguments = [f"--workdir={kinds}", f"--out={out}", "--variant=A,E,F", "--quantize=int8"]
     arguments += ["--io=uint8", "--representative=150"]
     code, printed, err = ring.quietly(export_tflite.main, *arguments)
-    if code:  # Networks this small may differ more than is allowed, which is said in one line.
-        assert "ranks another class first" in err or "in the mean" in err
-        pytest.skip("the tiny experts are not fit for int8")
+    assert code == 0, err
     content = manifest.read(out)
     assert content.content["input"]["dtype"] == "uint8"
     for model in content.of_kind("expert"):
