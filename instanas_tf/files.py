@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import glob
 import hashlib
 import json
@@ -57,14 +58,19 @@ def folder_replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a new folder beside `path` and puts it in its place on success.
 
     Raises:
+        InputError: another process is writing the same folder.
         DiskError: the folder cannot be written (disk full, no permission).
     """
     path = pathlib.Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left_behind in path.parent.glob(f".{path.name}.*"):  # By a run that was killed.
-            shutil.rmtree(left_behind, ignore_errors=True)
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as root:
+        pattern = f".{glob.escape(path.name)}.{'?' * _RANDOM_CHARACTERS}"
+        for left_behind in path.parent.glob(pattern):
+            _drop_left_behind(left_behind, path)
+        with (
+            tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as root,
+            _held(pathlib.Path(root)),
+        ):
             new, old = pathlib.Path(root) / "new", pathlib.Path(root) / "old"
             new.mkdir()
             yield new
@@ -72,8 +78,8 @@ def folder_replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
                 os.replace(path, old)
             try:
                 os.replace(new, path)
-            except OSError:
-                if old.exists():
+            except BaseException:  # An interruption too must not take the old folder away.
+                if old.exists() and not path.exists():
                     os.replace(old, path)
                 raise
     except OSError as error:
@@ -81,6 +87,31 @@ def folder_replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
             f"cannot write {path}: {error.strerror or error}; free some space or choose "
             "another folder, then run the same command again"
         ) from error
+
+
+def _drop_left_behind(folder: pathlib.Path, path: pathlib.Path) -> None:
+    """Removes what a killed run left of `path`; refuses while the run is alive."""
+    is_ours = folder.is_dir() and not folder.is_symlink()
+    if not is_ours or {item.name for item in folder.iterdir()} - {"new", "old"}:
+        return  # It only happens to be called like one.
+    try:
+        with _held(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+    except BlockingIOError as error:
+        raise InputError(
+            f"another command is writing {path}; wait for it, or choose another folder"
+        ) from error
+
+
+@contextlib.contextmanager
+def _held(folder: pathlib.Path) -> Iterator[None]:
+    """Locks a folder; the lock goes with the process. BlockingIOError if another holds it."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
 
 
 def require_space(path: pathlib.Path, size: int) -> None:

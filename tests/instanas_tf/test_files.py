@@ -149,6 +149,45 @@ def test_a_folder_that_cannot_be_renamed_leaves_the_old_one(tmp_path, monkeypatc
     assert names(out) == ["old"]
 
 
+def test_an_interruption_between_the_renames_leaves_the_old_folder(tmp_path, monkeypatch):
+    out, replace, calls = old_folder(tmp_path), os.replace, []
+
+    def sometimes(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return replace(*args)
+
+    monkeypatch.setattr(os, "replace", sometimes)
+    with pytest.raises(KeyboardInterrupt), files.folder_replacing(out) as new:
+        (new / "new").write_text("new")
+    monkeypatch.undo()
+    assert names(tmp_path) == ["out"]
+    assert names(out) == ["old"]
+
+
+def test_a_folder_that_another_process_is_writing(tmp_path):
+    out = tmp_path / "out"
+    with files.folder_replacing(out) as new:
+        (new / "new").write_text("new")
+        with pytest.raises(InputError, match="another command is writing .*out; wait for it"):
+            with files.folder_replacing(out):
+                pass
+    assert names(out) == ["new"]
+    assert names(tmp_path) == ["out"]
+
+
+def test_what_a_killed_folder_writer_left_goes_and_nothing_else(tmp_path):
+    for name in (".o*.abcdefgh", ".out.abcdefgh", ".o*.mine", ".o*.pictures"):
+        (tmp_path / name / "new").mkdir(parents=True)
+    (tmp_path / ".o*.pictures" / "a.png").write_text("picture")
+    (tmp_path / ".o*.textfile").write_text("text")
+    with files.folder_replacing(tmp_path / "o*") as new:
+        (new / "new").write_text("new")
+    kept = [".o*.mine", ".o*.pictures", ".o*.textfile", ".out.abcdefgh", "o*"]
+    assert names(tmp_path) == kept
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"{'a': 1}"])
 def test_read_json_of_a_damaged_file(tmp_path, content):
     (tmp_path / "a.json").write_bytes(content)
