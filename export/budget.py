@@ -17,6 +17,7 @@ LATENCIES = {
 }
 _ACCURACY = "validation_accuracy"
 _REMEDY = "export again: export_tflite --expert=all --variant=all"
+_MOST_MS = 1e9
 _DIGITS = 4  # Of the milliseconds in errors; rounded up, so that they are enough as a budget.
 
 
@@ -68,7 +69,7 @@ def _named(variants: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
 def _within(variants: Sequence[dict[str, Any]], budget_ms: float, by: str) -> dict[str, Any]:
     """The most accurate variant within a budget."""
     key = LATENCIES[by]
-    measured = [variant for variant in variants if _is_number(variant.get(key))]
+    measured = [variant for variant in variants if _is_latency(variant.get(key))]
     if not measured:
         raise InputError(f"no variant of the export has a measured {key}; {_REMEDY}")
     fitting = [variant for variant in measured if variant[key] <= budget_ms]
@@ -83,6 +84,11 @@ def _within(variants: Sequence[dict[str, Any]], budget_ms: float, by: str) -> di
     if unknown:
         raise InputError(f"variant {unknown[0].get('name')} lacks its {_ACCURACY}; {_REMEDY}")
     return max(fitting, key=lambda variant: (variant[_ACCURACY], -variant[key]))
+
+
+def _is_latency(value: Any) -> bool:
+    """Whether an image can take so many milliseconds."""
+    return _is_number(value) and 0 <= value <= _MOST_MS
 
 
 def _is_number(value: Any) -> bool:

@@ -106,6 +106,14 @@ def test_a_variant_that_was_not_measured_never_fits():
         budget.choose([unmeasured], 9.0, "p95")
 
 
+@pytest.mark.parametrize("impossible", [-1.0, 1e308, 10**400, math.nan, True])
+def test_a_latency_that_cannot_be_never_fits(impossible):
+    damaged = variant("X", 1.0, impossible, 1.0, 1.0)
+    assert budget.choose([damaged, *VARIANTS], 9.0)["name"] == "C"
+    with pytest.raises(InputError, match="no variant of the export has a measured mean_latency_ms"):
+        budget.choose([damaged], 1e-9)
+
+
 def test_a_variant_without_its_accuracy():
     with pytest.raises(InputError, match="variant A lacks its validation_accuracy; export again"):
         budget.choose([variant("A", None, 1.0, 1.0, 1.0)], 9.0)
