@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import sys
+import threading
 import time
 
 import numpy as np
@@ -47,6 +48,7 @@ class Predictor:
     """Classifies images with an export, whatever decides which of the experts run.
 
     Files of their own are loaded if they are there, else their signatures in the one file.
+    Several threads may share one; their images take turns.
 
     Args:
         folder: of the export.
@@ -94,6 +96,7 @@ class Predictor:
                 )
         except ValueError as error:
             raise InputError(f"{folder}/{manifest.NAME}: {error}; {manifest.REMEDY}") from error
+        self._turn = threading.Lock()  # A runtime keeps one set of inputs and outputs.
         self._routed.warm_up()  # The first run of a file is slower.
         self.expert_names = chosen.experts
         self.image_shape = self._routed.image_shape[1:]
@@ -129,9 +132,10 @@ class Predictor:
         return [self._predict_one(batch[index : index + 1]) for index in range(len(batch))]
 
     def _predict_one(self, image: np.ndarray) -> Prediction:
-        start = time.perf_counter()
-        answer = self._routed.run(image)
-        latency_ms = (time.perf_counter() - start) * 1e3
+        with self._turn:
+            start = time.perf_counter()
+            answer = self._routed.run(image)
+            latency_ms = (time.perf_counter() - start) * 1e3
         index = int(answer.probabilities.argmax())
         ran = tuple([self.expert_names[expert] for expert in answer.ran])
         return Prediction(
@@ -169,6 +173,8 @@ def _load(
         raise ValueError("the manifest mixes up its experts")
     controller = content.model(variant.controller) if variant.controller else None
     experts = [content.model(name) for name in variant.experts]
+    if wrong := [model.name for model in experts if model.kind != "expert"]:
+        raise ValueError(f"{wrong[0]} must be an expert, as variant {variant.name} runs it")
     needed = [model for model in (controller, *experts) if model is not None]
     bundle = content.bundle
     if bundle is None or all(model.path.exists() for model in needed):

@@ -267,9 +267,17 @@ class Routed:
         return votes, ran
 
     def warm_up(self) -> None:
-        """Runs every file once."""
+        """Runs every file once.
+
+        Raises:
+            ModelError: a file was loaded, but does not run.
+        """
         for model in filter(None, (self._front, *self._experts)):
-            model.invoke(np.zeros(model.input_shape, model.input_dtype))
+            try:
+                model.invoke(np.zeros(model.input_shape, model.input_dtype))
+            except (RuntimeError, ValueError) as error:
+                reason = (str(error).splitlines() or ["no reason given"])[0]
+                raise ModelError(f"{model.path} does not run ({reason}); export it again") from error
 
     def _probabilities(self, expert: int, inputs: np.ndarray) -> np.ndarray:
         """Float32 [N] of an expert; a file of integers gives them times 256."""

@@ -72,6 +72,7 @@ class TfliteModel:
         runtime: see `find_runtime`.
 
     Attributes:
+        path: as given.
         input_shape: with the batch of 1.
         input_dtype: float32, or uint8 in a file of integers.
         outputs: what `invoke` computes.
@@ -96,6 +97,7 @@ class TfliteModel:
                 f"{path} cannot be loaded by {name} ({_first_line(error)}); export it again, or "
                 "install a newer runtime"
             ) from error
+        self.path = path
         details = interpreter.get_input_details()[0]
         self.input_shape = tuple(int(size) for size in details["shape"])
         self.input_dtype = np.dtype(details["dtype"])

@@ -172,6 +172,33 @@ def test_an_export_whose_files_do_not_fit(tmp_path, change, words):
     assert "\n" not in line
 
 
+def test_a_variant_that_runs_what_is_no_expert(tmp_path):
+    models = {"expert_00": expert(IMAGE[1:], SURE)}
+    write(tmp_path, models, {"expert_00": IMAGE}, Rules(0, (-1,), (0.0,)))
+    ring.change_json(
+        tmp_path / "manifest.json", lambda content: content["models"][0].update(kind="controller")
+    )
+    assert "expert_00 must be an expert, as variant A runs it" in said(tmp_path)
+
+
+THREADS = """
+import concurrent.futures, json, sys
+import numpy as np
+from export.predictor import Predictor
+predictor = Predictor(sys.argv[1])
+images = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 3), np.uint8)
+tell = lambda part: [[item.class_index, item.probability] for item in predictor.predict(part)]
+with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    found = sum(pool.map(tell, np.array_split(images, 20)), [])
+assert found == tell(images)
+"""
+
+
+def test_threads_share_a_predictor(exported):
+    done = ring.python("-c", THREADS, exported)
+    assert done.returncode == 0, done.stderr
+
+
 def test_every_image_gets_its_experts(answers):
     for item in answers["many"]:
         assert item[2][-1] == item[1]

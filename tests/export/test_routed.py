@@ -272,3 +272,15 @@ def test_a_front_that_names_no_expert(index):
     routed = Routed(Constant(names(index), SCORES), TWO, Rules.named(2))
     with pytest.raises(ModelError, match=f"names expert {index} of 2; export it again"):
         routed.run(IMAGE)
+
+
+def test_a_file_that_loads_but_does_not_run():
+    class Broken(Constant):
+        path = "expert_00.tflite"
+
+        def invoke(self, image):
+            raise RuntimeError("Input tensor 3 lacks data\nat node 0")
+
+    routed = Routed(None, [Broken(np.array([[0.4, 0.6]], np.float32))], Rules(0, (-1,), (0.0,)))
+    with pytest.raises(ModelError, match=r"expert_00.tflite does not run \(Input tensor 3 lacks"):
+        routed.warm_up()
