@@ -260,6 +260,7 @@ class Routed:
             return votes, ran
         weights = self.rules.weights
         votes *= weights[expert]
+        # Votes of integers do not sum to the weights: `decide` divides by what they sum to.
         while self._limits[expert] and _margin(votes) < self._limits[expert] * _whole(votes):
             expert = self.rules.following[expert]
             votes += self._probabilities(expert, inputs) * weights[expert]

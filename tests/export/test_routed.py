@@ -158,6 +158,17 @@ def test_the_margin_is_of_the_mean():
     np.testing.assert_allclose(answer.probabilities, [0.7 / 3, 1.1 / 3, 1.2 / 3], rtol=1e-6)
 
 
+def test_the_margin_of_integers_is_of_what_they_sum_to():
+    # They sum to 240 of 256; the margin is 60: 0.25 of the sum, as `decide` takes it.
+    experts = [Constant(np.array([row], np.uint8)) for row in ([120, 60, 60], [60, 120, 60])]
+    sure = Routed(None, experts, Rules(0, (1, -1), (0.24, 0.0))).run(IMAGE)
+    assert sure.ran == (0,)
+    np.testing.assert_allclose(sure.probabilities, [0.5, 0.25, 0.25], rtol=1e-6)
+    unsure = Routed(None, experts, Rules(0, (1, -1), (0.26, 0.0), False, (1.0, 3.0))).run(IMAGE)
+    assert unsure.ran == (0, 1)
+    np.testing.assert_allclose(unsure.probabilities, [0.3125, 0.4375, 0.25], rtol=1e-6)
+
+
 def test_the_front_names_the_first_expert_and_gives_features():
     features = np.full((1, 2, 2, 5), 7.0, np.float32)
     experts = [expert(0.0, index, input_shape=features.shape) for index in range(3)]
