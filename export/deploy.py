@@ -12,6 +12,7 @@ import tensorflow as tf
 from export.convert import Inputs
 from export.graphs import Classifier, Decide, DeployedFront
 from export.routed import Rules
+from instanas_tf.errors import InputError
 from instanas_tf.pipeline.variants import Variant
 
 CONTROLLER = "controller"
@@ -84,7 +85,11 @@ def deploy(
             made[key] = Classifier(variant.tail(index))
         experts[name] = made[key]
     shape = tuple(variant.content["feature_shape"]) if shared is not None else None
-    rules = Rules.from_json(variant.rules)
+    try:
+        rules = Rules.from_json(variant.rules)
+    except ValueError as error:
+        where = f"{variant.workdir.experts} is damaged (variant {variant.name}: {error})"
+        raise InputError(f"{where}; delete it and train again") from error
     return Deployed(front, experts, shape, rules, len(variant.labels))
 
 

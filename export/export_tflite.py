@@ -113,7 +113,13 @@ def _export(values: flags.FlagValues) -> None:
     out = pathlib.Path(values.out).expanduser() if values.out else workdir.export
     check_target(out, values.overwrite)
     config = checks.from_json(workdir.config)
-    images = data.load(config.data, config.seed)
+    try:
+        images = data.load(config.data, config.seed)
+    except InputError as error:
+        raise InputError(
+            f"the run's images cannot be read, which judge the files: {error}. If they have moved, "
+            f"say where in {workdir.config} (data.data_dir)"
+        ) from error
     with locked(workdir):
         if static:
             leaves = shipment.static(chosen[0], verdict["static_instead"])

@@ -53,7 +53,7 @@ def verdict(workdir: WorkDir, name: str) -> dict[str, Any] | None:
         sum([instead["validation_accuracy"], instead["latency_ms"]])
         if not isinstance(found["pays"], bool) or not isinstance(found["sentence"], str):
             raise ValueError(found["sentence"])
-    except (LookupError, StopIteration, TypeError, ValueError) as error:
+    except (ArithmeticError, LookupError, StopIteration, TypeError, ValueError) as error:
         raise InputError(f"{workdir.results} is damaged ({error!r}); {remedy}") from error
     return found
 

@@ -7,6 +7,7 @@ import fcntl
 import glob
 import hashlib
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -183,13 +184,18 @@ def read_json_lines(path: pathlib.Path, remedy: str) -> list[Any]:
 
 
 def _parse(text: str) -> Any:
-    """JSON without Python's NaN and Infinity, which the standard does not have."""
+    """JSON without NaN and infinity, which the standard does not have; 1e999 is infinity too."""
 
     def refuse(constant: str) -> None:
         raise ValueError(f"{constant} is no JSON")
 
+    def finite(number: str) -> float:
+        if math.isinf(value := float(number)):
+            raise ValueError(f"{number[:20]} is too large")
+        return value
+
     try:
-        return json.loads(text, parse_constant=refuse)
+        return json.loads(text, parse_constant=refuse, parse_float=finite)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 

@@ -209,7 +209,7 @@ def _checked(path: pathlib.Path, check: Callable[[dict[str, Any]], None]) -> dic
     content = files.read_json(path, "delete it and train again")
     try:
         check(content)
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise InputError(f"{path} is damaged ({error!r}); delete it and train again") from error
     return content
 

@@ -300,6 +300,7 @@ def without(*keys):
         lambda results: results["variants"][0].update(pays="yes"),
         lambda results: results["variants"][0].update(static_instead="expert_09"),
         lambda results: results.update(static=[3]),
+        lambda results: [item.update(latency_ms=10**400) for item in results["static"]],
     ],
 )
 def test_damaged_results(refused, trained_copy, change):
@@ -307,6 +308,25 @@ def test_damaged_results(refused, trained_copy, change):
     line = refused(f"--workdir={trained_copy}")
     assert "results.json is damaged (" in line
     assert line.endswith("delete it and run --stage=evaluate again")
+
+
+def test_rules_that_no_file_can_follow(refused, trained_copy):
+    def change(content):
+        routing = content["variants"][0]["routing"]
+        routing["weights"] = [1e300] * len(routing["weights"])
+
+    ring.change_json(trained_copy / "experts.json", change)
+    line = refused(f"--workdir={trained_copy}", "--variant=A")
+    assert "experts.json is damaged (variant A: `weights[0]` must be" in line
+
+
+def test_images_that_have_moved(refused, trained_copy):
+    def change(config):
+        config["data"].update(name="npz", data_dir=str(trained_copy / "gone"))
+
+    ring.change_json(trained_copy / "config.json", change)
+    line = refused(f"--workdir={trained_copy}", "--variant=A")
+    assert f"say where in {trained_copy}/config.json (data.data_dir)" in line
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff"])

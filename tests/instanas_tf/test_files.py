@@ -188,7 +188,7 @@ def test_what_a_killed_folder_writer_left_goes_and_nothing_else(tmp_path):
     assert names(tmp_path) == kept
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"{'a': 1}"])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"{'a': 1}", b"-1e999"])
 def test_read_json_of_a_damaged_file(tmp_path, content):
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(InputError, match="a.json is damaged .*; do this"):

@@ -234,6 +234,7 @@ DAMAGES = {
     "rules for fewer experts": put([0, 1, 2], "variants", 1, "experts"),
     "a first expert that is not there": put(2, "variants", 1, "routing", "first"),
     "nobody names the first": put(None, "variants", 1, "routing", "first"),
+    "a latency beyond all numbers": put(10**400, "experts", 0, "measured_latency_ms"),
     "features is a number": put(1, "variants", 1, "routing", "features"),
     **{f"without {key}": remove(key) for key in sorted(set(CONTENT) - {"format", "feature_shape"})},
     **{f"variant without {key}": remove("variants", 0, key) for key in ENTRY},
