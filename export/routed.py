@@ -278,7 +278,9 @@ class Routed:
                 model.invoke(np.zeros(model.input_shape, model.input_dtype))
             except (RuntimeError, ValueError) as error:
                 reason = (str(error).splitlines() or ["no reason given"])[0]
-                raise ModelError(f"{model.path} does not run ({reason}); export it again") from error
+                raise ModelError(
+                    f"{model.path} does not run ({reason}); export it again"
+                ) from error
 
     def _probabilities(self, expert: int, inputs: np.ndarray) -> np.ndarray:
         """Float32 [N] of an expert; a file of integers gives them times 256."""

@@ -79,10 +79,9 @@ def folder_replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
                 os.replace(path, old)
             try:
                 os.replace(new, path)
-            except BaseException:  # An interruption too must not take the old folder away.
+            finally:  # An interruption too must not take the old folder away.
                 if old.exists() and not path.exists():
                     os.replace(old, path)
-                raise
     except OSError as error:
         raise DiskError(
             f"cannot write {path}: {error.strerror or error}; free some space or choose "
