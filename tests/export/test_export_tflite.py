@@ -159,7 +159,7 @@ def test_some_experts(kinds, tmp_path, quick, capsys):
     assert line in capsys.readouterr().err
     assert ring.listing(out) == before
     # Another choice replaces the whole folder, through a link too, and sweeps up after a kill.
-    left_behind, link = out.parent / ".some.killed", out.parent / "link"
+    left_behind, link = out.parent / ".some.kill3d_x", out.parent / "link"
     left_behind.mkdir()
     link.symlink_to(out)
     arguments[2:] = ["--expert=0", f"--out={link}", "--overwrite"]
