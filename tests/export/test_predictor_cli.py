@@ -1,6 +1,5 @@
 """The command that classifies photos: what it prints, and how it ends."""
 
-import inspect
 import json
 import os
 import subprocess
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from export import predictor, predictor_cli
+from export import predictor_cli
 from export.predictor import Prediction
 from instanas_tf.errors import InputError, ModelError
 from tests import fixtures_ring as ring
@@ -258,10 +257,6 @@ def test_a_reader_that_has_seen_enough(photos):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-READY = "budget_ms" in inspect.signature(predictor.Predictor).parameters
-
-
-@pytest.mark.skipif(not READY, reason="the predictor takes no budget yet")
 def test_an_export(exported, photos):
     done = alone("", f"--bundle={exported}", photos, "--json")
     assert done.returncode == 0, done.stderr
